@@ -24,7 +24,8 @@ static const struct {
     [ERR_UNIMPLEMENTED] = {ENOSYS, "unimplemented"},
 };
 
-static int fill(struct err *e, int code, enum err_kind kind, const char *reason, const char *fmt, va_list ap)
+__attribute__((format(printf, 5, 0))) static int fill(struct err *e, int code, enum err_kind kind, const char *reason,
+                                                      const char *fmt, va_list ap)
 {
     if (code < 0)
         code = -code;
@@ -37,7 +38,7 @@ static int fill(struct err *e, int code, enum err_kind kind, const char *reason,
     e->kind = kind;
     e->reason = reason;
     e->meta_count = 0;
-    errno = code; /* for %m */
+    errno = code;                                    /* for %m */
     (void)vsnprintf(e->msg, sizeof e->msg, fmt, ap); /* a cut message is still a message */
     return -code;
 }
@@ -66,7 +67,7 @@ int err_typed(struct err *e, enum err_kind kind, const char *reason, const char 
 
 int err_ctx(struct err *e, const char *fmt, ...)
 {
-    char head[ERR_MSG_MAX], all[2 * ERR_MSG_MAX];
+    char head[ERR_MSG_MAX], all[2 * ERR_MSG_MAX + 4];
     va_list ap;
 
     if (e == NULL)

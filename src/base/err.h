@@ -11,15 +11,15 @@
 
 enum err_kind {
     ERR_NONE = 0,
-    ERR_INTERNAL,      /* our fault or the host's; the default for err_set() */
-    ERR_INVALID,       /* the request can never work */
+    ERR_INTERNAL, /* our fault or the host's; the default for err_set() */
+    ERR_INVALID,  /* the request can never work */
     ERR_NOT_FOUND,
     ERR_EXISTS,
-    ERR_PRECONDITION,  /* not in this state */
+    ERR_PRECONDITION, /* not in this state */
     ERR_PERMISSION,
     ERR_UNAUTHENTICATED,
-    ERR_EXHAUSTED,     /* a limit or quota */
-    ERR_UNAVAILABLE,   /* retrying may help */
+    ERR_EXHAUSTED,   /* a limit or quota */
+    ERR_UNAVAILABLE, /* retrying may help */
     ERR_DEADLINE,
     ERR_CANCELLED,
     ERR_UNIMPLEMENTED,
@@ -29,12 +29,12 @@ enum err_kind {
 enum { ERR_MSG_MAX = 480, ERR_META_MAX = 3, ERR_META_VALUE_MAX = 160 };
 
 struct err {
-    int code;                /* negative errno, 0 = no error */
+    int code; /* negative errno, 0 = no error */
     enum err_kind kind;
-    const char *reason;      /* static string or NULL */
-    char msg[ERR_MSG_MAX];   /* always NUL-terminated */
+    const char *reason;    /* static string or NULL */
+    char msg[ERR_MSG_MAX]; /* always NUL-terminated */
     struct {
-        const char *key;     /* static string */
+        const char *key; /* static string */
         char value[ERR_META_VALUE_MAX];
     } meta[ERR_META_MAX];
     unsigned meta_count;

@@ -81,8 +81,9 @@ void log_line(enum log_level level, const char *sandbox, const char *fmt, ...)
         n = snprintf(line, sizeof line, "%s.%03ldZ %-5s %s: %s%s%s\n", when, ts.tv_nsec / 1000000, names[level], who,
                      sandbox != NULL ? id : "", sandbox != NULL ? ": " : "", esc);
     else
-        n = snprintf(line, sizeof line, "{\"time\":\"%s.%06ldZ\",\"level\":\"%s\",\"process\":\"%s\"%s%s%s,\"msg\":\"%s\"}\n",
-                     when, ts.tv_nsec / 1000, names[level], who, sandbox != NULL ? ",\"sandbox\":\"" : "",
+        n = snprintf(line, sizeof line,
+                     "{\"time\":\"%s.%06ldZ\",\"level\":\"%s\",\"process\":\"%s\"%s%s%s,\"msg\":\"%s\"}\n", when,
+                     ts.tv_nsec / 1000, names[level], who, sandbox != NULL ? ",\"sandbox\":\"" : "",
                      sandbox != NULL ? id : "", sandbox != NULL ? "\"" : "", esc);
     if (n >= (int)sizeof line)
         n = (int)sizeof line - 1;

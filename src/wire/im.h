@@ -11,6 +11,7 @@ struct im_layer {
     uint32_t skipped_devices, stripped_xattrs;
     struct wire_str digest; /* sha256 of the uncompressed tar, lower-case hex */
     struct wire_vec notes;  /* sentences for people: what was skipped */
+    uint32_t pad;
 };
 struct im_failed {
     int32_t code;
