@@ -10,6 +10,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/id.h"
+#include "base/json.h"
 #include "base/log.h"
 
 static void an_error_carries_kind_reason_and_text(void **state)
@@ -101,12 +102,54 @@ static void log_levels_parse(void **state)
     assert_int_equal(l, LOG_L_WARN);
 }
 
+static void json_is_valid_whatever_the_strings_hold(void **state)
+{
+    struct buf b = {0};
+    struct json j;
+
+    (void)state;
+    json_begin(&j, &b);
+    json_object(&j);
+    json_kstr(&j, "a\"b", "x\x01\xff\xe2\x82\xac\xed\xa0\x80\\");
+    json_key(&j, "list");
+    json_array(&j);
+    json_int(&j, -1);
+    json_uint(&j, UINT64_MAX);
+    json_bool(&j, true);
+    json_str(&j, NULL);
+    json_array_end(&j);
+    json_ktime(&j, "t", 1700000000123456789ull);
+    json_object_end(&j);
+    assert_int_equal(json_end(&j), 0);
+    assert_string_equal((char *)b.data,
+                        "{\"a\\\"b\":\"x\\u0001\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\\\\\","
+                        "\"list\":[-1,18446744073709551615,true,null],\"t\":\"2023-11-14T22:13:20.123456Z\"}");
+    buf_fini(&b);
+}
+
+static void json_nesting_has_a_limit(void **state)
+{
+    struct buf b = {0};
+    struct json j;
+
+    (void)state;
+    json_begin(&j, &b);
+    for (int i = 0; i <= JSON_DEPTH_MAX; i++)
+        json_array(&j);
+    assert_int_equal(json_end(&j), -EOVERFLOW);
+    json_begin(&j, &b);
+    json_object(&j);
+    assert_int_equal(json_end(&j), -EINVAL);
+    buf_fini(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_error_carries_kind_reason_and_text), cmocka_unit_test(a_long_context_is_cut_not_overrun),
-        cmocka_unit_test(metadata_is_cut_at_a_character),        cmocka_unit_test(a_buffer_refuses_to_pass_its_limit),
-        cmocka_unit_test(identifiers_sort_by_time_and_validate), cmocka_unit_test(log_levels_parse),
+        cmocka_unit_test(an_error_carries_kind_reason_and_text),   cmocka_unit_test(a_long_context_is_cut_not_overrun),
+        cmocka_unit_test(metadata_is_cut_at_a_character),          cmocka_unit_test(a_buffer_refuses_to_pass_its_limit),
+        cmocka_unit_test(identifiers_sort_by_time_and_validate),   cmocka_unit_test(log_levels_parse),
+        cmocka_unit_test(json_is_valid_whatever_the_strings_hold), cmocka_unit_test(json_nesting_has_a_limit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
