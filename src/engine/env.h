@@ -3,7 +3,7 @@
  * Levels from lowest to highest: system, image, sandbox, session, command (enum env_level). At each level a variable can
  * be SET, UNSET (hides every lower level) or RESET (says nothing: lower levels decide). ENV_SKIP at command level is a
  * null that a client sent: ignored. An empty value is a value. Names: not empty, no '=', no NUL; values: no NUL. No
- * kernel object, no I/O: pure. Loop thread only; property-tested against tests/unit/env_model.py. */
+ * kernel object, no I/O: pure. Loop thread only; property-tested against tests/unit/engine-env/env_model.py. */
 #pragma once
 
 #include "engine/engine.h"
@@ -36,6 +36,6 @@ int env_merge(const struct env_set *s, const struct env_item *items, size_t coun
 /* The value NAME would have, or NULL. */
 const char *env_lookup(const struct env_set *s, const char *name);
 void env_explain(const struct env_set *s, void (*each)(void *arg, const struct env_explained *v), void *arg);
-/* For records: all levels as one blob and back. Secret values are left out. */
+/* For records: all levels as one blob and back. Secret variables are left out as a whole. */
 int env_pack(const struct env_set *s, struct buf *out);
 int env_unpack(const void *data, size_t len, struct env_set **ret, struct err *e);
