@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 
-static void put(struct json *j, const void *data, size_t len)
+static void put(struct jw *j, const void *data, size_t len)
 {
     int r;
 
@@ -18,7 +18,7 @@ static void put(struct json *j, const void *data, size_t len)
         j->failed = r;
 }
 
-static void before_value(struct json *j)
+static void before_value(struct jw *j)
 {
     if (j->after_key) {
         j->after_key = false;
@@ -30,10 +30,10 @@ static void before_value(struct json *j)
         j->comma[j->depth - 1] = true;
 }
 
-static void open_level(struct json *j, const char *mark)
+static void open_level(struct jw *j, const char *mark)
 {
     before_value(j);
-    if (j->depth == JSON_DEPTH_MAX) {
+    if (j->depth == JW_DEPTH_MAX) {
         j->failed = -EOVERFLOW;
         return;
     }
@@ -41,7 +41,7 @@ static void open_level(struct json *j, const char *mark)
     put(j, mark, 1);
 }
 
-static void close_level(struct json *j, const char *mark)
+static void close_level(struct jw *j, const char *mark)
 {
     if (j->depth == 0) {
         j->failed = -EINVAL;
@@ -73,7 +73,7 @@ static size_t utf8_len(const unsigned char *p, size_t left)
     return n;
 }
 
-static void put_string(struct json *j, const char *s, size_t len)
+static void put_string(struct jw *j, const char *s, size_t len)
 {
     const unsigned char *p = (const unsigned char *)s;
     size_t plain = 0;
@@ -102,32 +102,32 @@ static void put_string(struct json *j, const char *s, size_t len)
     put(j, "\"", 1);
 }
 
-void json_begin(struct json *j, struct buf *out)
+void jw_begin(struct jw *j, struct buf *out)
 {
-    *j = (struct json){.out = out};
+    *j = (struct jw){.out = out};
 }
 
-void json_object(struct json *j)
+void jw_object(struct jw *j)
 {
     open_level(j, "{");
 }
 
-void json_object_end(struct json *j)
+void jw_object_end(struct jw *j)
 {
     close_level(j, "}");
 }
 
-void json_array(struct json *j)
+void jw_array(struct jw *j)
 {
     open_level(j, "[");
 }
 
-void json_array_end(struct json *j)
+void jw_array_end(struct jw *j)
 {
     close_level(j, "]");
 }
 
-void json_key(struct json *j, const char *key)
+void jw_key(struct jw *j, const char *key)
 {
     before_value(j);
     put_string(j, key, strlen(key));
@@ -135,27 +135,27 @@ void json_key(struct json *j, const char *key)
     j->after_key = true;
 }
 
-void json_mem(struct json *j, const char *s, size_t len)
+void jw_mem(struct jw *j, const char *s, size_t len)
 {
     before_value(j);
     put_string(j, s, len);
 }
 
-void json_str(struct json *j, const char *s)
+void jw_str(struct jw *j, const char *s)
 {
     if (s == NULL)
-        json_null(j);
+        jw_null(j);
     else
-        json_mem(j, s, strlen(s));
+        jw_mem(j, s, strlen(s));
 }
 
-static void put_word(struct json *j, const char *word)
+static void put_word(struct jw *j, const char *word)
 {
     before_value(j);
     put(j, word, strlen(word));
 }
 
-void json_int(struct json *j, int64_t v)
+void jw_int(struct jw *j, int64_t v)
 {
     char text[24];
 
@@ -163,7 +163,7 @@ void json_int(struct json *j, int64_t v)
     put_word(j, text);
 }
 
-void json_uint(struct json *j, uint64_t v)
+void jw_uint(struct jw *j, uint64_t v)
 {
     char text[24];
 
@@ -171,58 +171,58 @@ void json_uint(struct json *j, uint64_t v)
     put_word(j, text);
 }
 
-void json_bool(struct json *j, bool v)
+void jw_bool(struct jw *j, bool v)
 {
     put_word(j, v ? "true" : "false");
 }
 
-void json_null(struct json *j)
+void jw_null(struct jw *j)
 {
     put_word(j, "null");
 }
 
-void json_kstr(struct json *j, const char *key, const char *s)
+void jw_kstr(struct jw *j, const char *key, const char *s)
 {
-    json_key(j, key);
-    json_str(j, s);
+    jw_key(j, key);
+    jw_str(j, s);
 }
 
-void json_kint(struct json *j, const char *key, int64_t v)
+void jw_kint(struct jw *j, const char *key, int64_t v)
 {
-    json_key(j, key);
-    json_int(j, v);
+    jw_key(j, key);
+    jw_int(j, v);
 }
 
-void json_kuint(struct json *j, const char *key, uint64_t v)
+void jw_kuint(struct jw *j, const char *key, uint64_t v)
 {
-    json_key(j, key);
-    json_uint(j, v);
+    jw_key(j, key);
+    jw_uint(j, v);
 }
 
-void json_kbool(struct json *j, const char *key, bool v)
+void jw_kbool(struct jw *j, const char *key, bool v)
 {
-    json_key(j, key);
-    json_bool(j, v);
+    jw_key(j, key);
+    jw_bool(j, v);
 }
 
-void json_ktime(struct json *j, const char *key, uint64_t ns)
+void jw_ktime(struct jw *j, const char *key, uint64_t ns)
 {
     time_t sec = (time_t)(ns / NSEC_PER_SEC);
     char day[32], text[48];
     struct tm tm;
 
-    json_key(j, key);
+    jw_key(j, key);
     if (ns == 0) {
-        json_null(j);
+        jw_null(j);
         return;
     }
     (void)gmtime_r(&sec, &tm);
     (void)strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
     (void)snprintf(text, sizeof text, "%s.%06uZ", day, (unsigned)(ns % NSEC_PER_SEC / 1000));
-    json_str(j, text);
+    jw_str(j, text);
 }
 
-int json_end(struct json *j)
+int jw_end(struct jw *j)
 {
     if (j->failed == 0 && j->depth != 0)
         j->failed = -EINVAL;

@@ -105,22 +105,22 @@ static void log_levels_parse(void **state)
 static void json_is_valid_whatever_the_strings_hold(void **state)
 {
     struct buf b = {0};
-    struct json j;
+    struct jw j;
 
     (void)state;
-    json_begin(&j, &b);
-    json_object(&j);
-    json_kstr(&j, "a\"b", "x\x01\xff\xe2\x82\xac\xed\xa0\x80\\");
-    json_key(&j, "list");
-    json_array(&j);
-    json_int(&j, -1);
-    json_uint(&j, UINT64_MAX);
-    json_bool(&j, true);
-    json_str(&j, NULL);
-    json_array_end(&j);
-    json_ktime(&j, "t", 1700000000123456789ull);
-    json_object_end(&j);
-    assert_int_equal(json_end(&j), 0);
+    jw_begin(&j, &b);
+    jw_object(&j);
+    jw_kstr(&j, "a\"b", "x\x01\xff\xe2\x82\xac\xed\xa0\x80\\");
+    jw_key(&j, "list");
+    jw_array(&j);
+    jw_int(&j, -1);
+    jw_uint(&j, UINT64_MAX);
+    jw_bool(&j, true);
+    jw_str(&j, NULL);
+    jw_array_end(&j);
+    jw_ktime(&j, "t", 1700000000123456789ull);
+    jw_object_end(&j);
+    assert_int_equal(jw_end(&j), 0);
     assert_string_equal((char *)b.data,
                         "{\"a\\\"b\":\"x\\u0001\xef\xbf\xbd\xe2\x82\xac\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\\\\\","
                         "\"list\":[-1,18446744073709551615,true,null],\"t\":\"2023-11-14T22:13:20.123456Z\"}");
@@ -130,16 +130,16 @@ static void json_is_valid_whatever_the_strings_hold(void **state)
 static void json_nesting_has_a_limit(void **state)
 {
     struct buf b = {0};
-    struct json j;
+    struct jw j;
 
     (void)state;
-    json_begin(&j, &b);
-    for (int i = 0; i <= JSON_DEPTH_MAX; i++)
-        json_array(&j);
-    assert_int_equal(json_end(&j), -EOVERFLOW);
-    json_begin(&j, &b);
-    json_object(&j);
-    assert_int_equal(json_end(&j), -EINVAL);
+    jw_begin(&j, &b);
+    for (int i = 0; i <= JW_DEPTH_MAX; i++)
+        jw_array(&j);
+    assert_int_equal(jw_end(&j), -EOVERFLOW);
+    jw_begin(&j, &b);
+    jw_object(&j);
+    assert_int_equal(jw_end(&j), -EINVAL);
     buf_fini(&b);
 }
 
