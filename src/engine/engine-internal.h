@@ -5,9 +5,12 @@
  *   exec.c     foreground processes with a caller                 log.c           main output: pipe -> segments, readers
  *   file.c     files through init                                 env.c           the merge of environment levels
  *   image.c    names, layers, import                              store/store.h   SQLite, on the database lane of the pool
+ *   proc-main.c the main process                                  given-fd.c      descriptors that init gave
+ *   exec-out.c, exec-in.c   its output, its input                 log-dir.c, log-reader.c  segments on disk, who reads them
  */
 #pragma once
 
+#include <sys/queue.h>
 #include <uthash.h>
 
 #include "engine/engine.h"
@@ -21,10 +24,14 @@ struct init_link;
 struct proc;
 struct box_log;
 
-/* A cancellable callback. Embedded as the first member of an operation's own struct. */
+/* A cancellable callback. Embedded as the first member of an operation's own struct; op_drop() only sets the flag, the
+ * owner frees the operation when it ends. */
 struct op {
     bool dropped;
 };
+
+TAILQ_HEAD(box_list, box);
+TAILQ_HEAD(waiter_list, waiter);
 
 struct engine {
     struct loop *loop;
@@ -45,7 +52,25 @@ struct engine {
     void (*ready)(void *arg);
     void (*stop)(void *arg, bool keep);
     void *arg;
+    /* of engine.c and box*.c */
+    struct box_list by_id;      /* every box, ascending id */
+    struct box_list ended;      /* ended ones, oldest end first: what the reaper eats */
+    struct waiter_list waiters; /* callbacks that belong to no box */
+    char *boot_id;           /* of the host now */
+    unsigned slot_count;     /* uid slots of the spawner */
+    uint64_t cpu_promised;   /* millis */
+    unsigned ended_count;    /* in `ended` */
+    unsigned adopting;       /* boxes whose init has not told its table yet, and records being asked about */
+    bool hello, served;      /* adoption has begun; ready() was called */
+    struct timer adopt_wait;
+    void (*shutdown_done)(void *arg);
+    void *shutdown_arg;
 };
+
+/* What the spawner holds of a sandbox. */
+enum box_hold { BOX_HOLD_NONE, BOX_HOLD_CREATING, BOX_HOLD_LIVE, BOX_HOLD_KILLING };
+/* How far the end of a sandbox has come: its log is drained, then its record is committed, then everybody is told. */
+enum box_end { BOX_END_NONE, BOX_END_DRAINING, BOX_END_RECORDING, BOX_END_SHOWN };
 
 struct box {
     UT_hash_handle hh, hh_request;
@@ -65,14 +90,40 @@ struct box {
     bool stop_asked;        /* a stop is under way: its reason wins */
     char *stop_reason;
     struct timer grace, lifetime;
-    struct waiter *waiters; /* pending create/stop/remove callbacks */
+    struct waiter_list waiters; /* pending create/stop/remove callbacks */
+    /* of box*.c */
+    TAILQ_ENTRY(box) by_id, by_end;
+    char *request_key;      /* "tenant\0request_id" */
+    size_t request_key_len;
+    enum box_hold hold;
+    enum box_end end;
+    bool usable;            /* uid and environment are known: things can run */
+    bool adopted;           /* of an earlier silicad; until its init has told its table */
+    bool counted;           /* in en->live and the promises */
+    bool main_over;         /* its exit is in rec */
+    bool unrecorded;        /* its first write failed: it must go without a trace */
+    bool forget_due;        /* the spawner waits for SP_FORGET */
+    bool loaded;            /* made by an earlier silicad */
+    bool deleting;          /* its record is on the way out */
+    bool removing;          /* its record is being deleted: nobody finds it any more */
+    uint64_t write_seq, committed_seq; /* writes of the record: made, committed */
+    uint64_t end_seq;       /* the write that makes the end known */
+    struct op *oom_op;      /* asking whether memory ran out */
+    char *failure;          /* why it is being killed, when that was not asked for */
+    /* of exec.c */
+    uint32_t oom_seen;      /* OOM kills that were told to somebody already */
 };
 
 /* ---- box.c ------------------------------------------------------------------------------------------------------ */
+/* Record fields of entry_json: {"entrypoint": ["..."], "cmd": ["..."]}; a missing key means that the image has none. rec->user and
+ * rec->cwd are the effective ones (request, else image); NULL = root, "/". b->uid.., b->home and the system level of b->env are
+ * set before box_start_main(); SYSTEM = PATH, HOME, HOSTNAME, LANG. */
+enum { BOX_REC_TMPFS = 1 << 16 /* rec->flags: the writable layer is a tmpfs */ };
 /* A live sandbox that can run things, or SANDBOX_NOT_FOUND / SANDBOX_NOT_RUNNING (message says the state and why). */
 int box_find_running(struct engine *en, const char *tenant, const char *id, struct box **ret, struct err *e);
 int box_find(struct engine *en, const char *tenant, const char *id, struct box **ret, struct err *e);
-/* From proc.c: the main process started / could not start / ended. */
+/* From proc.c: the main process started / could not start / ended. An end may be reported as EXEC_UNKNOWN when the sandbox went
+ * first. Called during adoption too. After box_main_ended() B stays valid until the loop turns. */
 void box_main_started(struct box *b, uint64_t start_ns);
 void box_main_failed(struct box *b, const struct err *e);
 void box_main_ended(struct box *b, const struct exec_result *res);
@@ -112,6 +163,11 @@ int init_ask(struct init_link *l, uint16_t type, uint64_t token, const void *bod
 /* No answer wanted (IN_ACK). */
 int init_tell(struct init_link *l, uint16_t type, uint64_t token, const void *body, size_t body_len);
 
+/* ---- image.c ---------------------------------------------------------------------------------------------------- */
+/* Once, at start: fills en->images (and the layers) from the store. */
+int images_load(struct engine *en, struct err *e);
+void images_free(struct engine *en);
+
 /* ---- proc.c: one process, of any kind ---------------------------------------------------------------------------- */
 struct proc_spec {
     enum in_kind kind;
@@ -137,14 +193,29 @@ struct proc {
     const struct proc_ops *ops;
     void *owner;
     uint64_t start_ns;
+    /* of proc.c */
+    char *argv0;            /* for messages */
+    struct proc_plan *plan; /* until it is sent */
+    bool running;           /* IN_SPAWNED has arrived */
+    bool gone;              /* its callbacks are over; freed with the last answer about it */
+    bool killing, kill_tree; /* an IN_KILL is under way; the next one is for the tree */
+    uint64_t signals;       /* bit N - 1: signal N is to be sent when that can be done */
+    unsigned asks;          /* answers of init that will name it */
 };
 /* Merges the environment, checks limits (ERR_INVALID naming the variable), sends IN_SPAWN. */
 int proc_spawn(struct box *b, const struct proc_spec *s, const struct proc_ops *ops, void *owner, struct proc **ret, struct err *e);
-/* An entry of IN_TABLE after adoption; FDS as in proc_ops.started. Main goes to its log, unknown kinds are killed. */
+/* An entry of IN_TABLE after adoption; FDS as in proc_ops.started. Main goes to its log and becomes b->main (an ended one too:
+ * its IN_EXITED follows), unknown kinds are killed. */
 void proc_adopt(struct box *b, uint64_t token, const struct in_entry *en, int *fds, unsigned nfds);
-void proc_exited(struct box *b, uint64_t token, const struct in_exited *x); /* from init-link.c; acks */
+/* From init-link.c; acks, except for IN_MAIN: init keeps that exit, so that a crash of ours before it is recorded loses
+ * nothing; the sandbox is killed once it is. */
+void proc_exited(struct box *b, uint64_t token, const struct in_exited *x);
+/* Kept until it can be delivered: a process that is still starting gets it then. */
 int proc_kill(struct proc *p, int signo, bool tree, struct err *e);
-void procs_lost(struct box *b); /* the sandbox is gone: exited(NULL) for all */
+/* The owner is gone: no more callbacks; the tree is killed, now or as soon as it has started, its exit acknowledged in silence. */
+void proc_abandon(struct proc *p);
+/* The sandbox is gone, or the daemon stops (en->stopping): exited(NULL) for all. b->main is NULL afterwards. */
+void procs_lost(struct box *b);
 void proc_free(struct proc *p);
 
 /* Starts the main process: argv from command/args/image, output into the log; calls box_main_*. */
@@ -155,5 +226,6 @@ int box_start_main(struct box *b, struct err *e);
 int box_log_open(struct box *b, int out_fd, struct box_log **ret, struct err *e);
 /* The main process has ended: drain what is in the pipe, then end followers. */
 void box_log_finish(struct box_log *l, void (*done)(struct box *b));
-void box_log_free(struct box_log *l); /* files stay */
+/* Files stay. Readers end with ERR_UNAVAILABLE. NULL is fine. */
+void box_log_free(struct box_log *l);
 int box_log_remove(struct engine *en, const char *id); /* files go */

@@ -40,6 +40,7 @@ struct engine_config {
     unsigned create_hold_ms;           /* 250: a create answers early once the sandbox has left "creating" */
     unsigned stop_hold_ms;             /* 150: likewise a stop, once it is terminal */
     const char *default_egress;        /* "nat" or "none" */
+    unsigned retained_max;             /* 20000 ended records in memory; the oldest go first when there are more */
 };
 void engine_config_default(struct engine_config *c);
 
@@ -267,5 +268,7 @@ struct runner_info {
     bool healthy;
     uint32_t features; /* enum sp_feature */
     uint64_t epoch;
+    uint64_t default_memory_bytes; /* of a sandbox that names no limit */
+    uint32_t default_cpu_millis;   /* 0 = all cores */
 };
 void engine_runner(struct engine *en, struct runner_info *ret);

@@ -28,7 +28,7 @@ struct box_record {
     void *env;        /* env_pack() */
     size_t env_len;
     char **layers;    /* digests */
-    char *entry_json; /* image entrypoint/cmd at the time of creation */
+    char *entry_json; /* image entrypoint/cmd at the time of creation: {"entrypoint": [], "cmd": []} */
     char *reason;
     enum box_state state;
     uint64_t created_ns, started_ns, ended_ns;
@@ -40,6 +40,7 @@ struct box_record {
     char *boot_id;          /* of the host when it was created */
 };
 void box_record_free(struct box_record *r);
+void store_list_free(char **list); /* a NULL-terminated list of malloc'd strings; NULL is fine */
 
 struct image_record {
     char *name, *digest, *config_json; /* config_json: {"env":[],"entrypoint":[],"cmd":[],"workdir":"","user":""} */
@@ -52,8 +53,10 @@ typedef void (*store_done)(void *arg, const struct err *e);
 
 /* Opens or makes <state_dir>/db/silica.db and brings its schema up to date. Blocking: start-up only. */
 int store_open(struct loop *loop, const char *state_dir, struct store **ret, struct err *e);
-/* Waits for queued writes. */
+/* Waits for queued writes; their DONE callbacks are not called any more. NULL is fine. */
 void store_close(struct store *s);
+/* DONE once every write made before is committed (or has failed: E is that of the flush itself). */
+int store_flush(struct store *s, store_done done, void *arg);
 /* Blocking, at start-up. EACH takes the record. */
 int store_load_boxes(struct store *s, void (*each)(void *arg, struct box_record *r), void *arg, struct err *e);
 int store_load_images(struct store *s, void (*each)(void *arg, struct image_record *r), void *arg, struct err *e);
