@@ -352,7 +352,7 @@ static int level_copy(const struct level *from, struct level *to)
 
 int env_clone(const struct env_set *s, struct env_set **ret)
 {
-    struct env_set *c;
+    struct env_set *c = NULL;
     int r = env_new(&c);
 
     for (int l = 0; r == 0 && l < ENV_LEVELS; l++)

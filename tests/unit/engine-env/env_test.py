@@ -13,6 +13,7 @@ from env_model import LEVELS, Model, Refused
 NAMES = [b"A", b"A1", b"AA", b"AB", b"B", b"B-", b"PATH", b"a", b"_", b"\xc3\xa4", b"x" * 100, b"A.b", b"A B"]
 BAD_NAMES = [b"", b"A=B", b"=", b"A\0", b"\0", b"x" * (env_model.NAME_MAX + 1)]
 VALUES = [b"", b"1", b"two words", b"a=b", b"\xff\xfe", b"\n", "ä".encode(), b"x" * 300]
+BATCH = 4  # operations sent at once; their lines stay far below the size of a pipe
 OPS = ["set"] * 6 + ["unset"] * 2 + ["reset"] * 2 + ["skip"]
 
 
@@ -29,10 +30,12 @@ class Driver:
     def __init__(self, path):
         self.p = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, line):
-        self.p.stdin.write(line.rstrip() + "\n")
+    def ask(self, *lines):
+        """Answers to LINES, asked at once: a round trip costs more than the work. They must fit a pipe."""
+        self.p.stdin.write("".join(line.rstrip() + "\n" for line in lines))
         self.p.stdin.flush()
-        return self.p.stdout.readline().rstrip("\n").split(" ")
+        answers = [self.p.stdout.readline().rstrip("\n").split(" ") for _ in lines]
+        return answers if len(lines) > 1 else answers[0]
 
 
 def random_items(r, big):
@@ -74,7 +77,8 @@ def value_text(value):
     return "-" if value is None else "=" + value.hex()
 
 
-def step(r, driver, model, script, big):
+def step(r, model, big):
+    """One operation: its line, and what the model says about it."""
     what = r.choice(["apply"] * 6 + ["strings", "clear", "merge", "merge", "merge", "lookup", "explain", "repack", "clone"])
     level = r.randrange(len(LEVELS)) if r.random() < 0.3 else r.randrange(len(LEVELS) - 1)
     items = random_items(r, big)
@@ -109,8 +113,7 @@ def step(r, driver, model, script, big):
         model.repack()
     else:
         line, refused, want = "clone", None, ["ok"]
-    script.append(line[:300])
-    check(script, driver.ask(line), refused, want)
+    return line, refused, want
 
 
 def limits(driver):
@@ -141,9 +144,12 @@ def main():
         model, script = Model(), [f"seed {seed} case {case}"]
         assert driver.ask("new") == ["ok"]
         big = case % 100 == 99
-        for _ in range(r.randrange(1, 20)):
-            step(r, driver, model, script, big)
-            steps += 1
+        for _ in range(r.randrange(1, 6)):
+            batch = [step(r, model, big) for _ in range(BATCH)]
+            script += [line[:300] for line, _, _ in batch]
+            for got, (_, refused, want) in zip(driver.ask(*(line for line, _, _ in batch)), batch):
+                check(script, got, refused, want)
+            steps += BATCH
     driver.p.stdin.close()
     assert driver.p.wait() == 0, "the driver failed"
     print(f"{cases} cases, {steps} steps agree (seed {seed})")
