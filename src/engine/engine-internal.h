@@ -41,6 +41,7 @@ struct engine {
     struct box *boxes;      /* uthash by id: live and retained ones */
     struct box *by_request; /* uthash by "tenant\0request_id" */
     struct image *images;   /* uthash by name */
+    struct image_state *image_state; /* of image*.c: layers, imports */
     uint64_t epoch;
     uint64_t started_ns;
     uint32_t features;
