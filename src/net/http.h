@@ -21,10 +21,11 @@ struct http_limits {
     unsigned headers_max;        /* 100 header fields */
     unsigned conns_max;          /* 4096 connections */
     unsigned streams_max;        /* 256 concurrent HTTP/2 streams a connection */
+    unsigned requests_max;       /* 16384 requests open on all connections; above: 503 */
     size_t stream_window;        /* 1 MiB: HTTP/2 receive window of a stream */
-    size_t conn_window;          /* 16 MiB */
+    size_t conn_window;          /* 16 MiB; also what paused streams of a connection may hold before all of it is stopped */
     size_t out_high, out_low;    /* 512 KiB / 128 KiB: reply bytes queued on one request before `writable` goes false */
-    size_t conn_out_max;         /* 8 MiB of control frames and replies queued on a connection: above, it is closed */
+    size_t conn_out_max;         /* 8 MiB of framed replies and control frames (1 KiB each) a peer leaves unread: closed */
     unsigned resets_per_min;     /* 12000: peer RST_STREAMs a minute before GOAWAY ENHANCE_YOUR_CALM */
     unsigned pings_per_min;      /* 6000: PING + SETTINGS a minute */
     uint64_t sniff_ns, head_ns;  /* 10 s: time for preface and for one head (slow-loris) */
@@ -78,6 +79,8 @@ int http_query_get(const struct http_req *r, const char *name, char *out, size_t
 const char *http_header(const struct http_req *r, const char *name);
 const struct http_field *http_headers(const struct http_req *r, unsigned *ret_count);
 bool http_is_h2(const struct http_req *r);
+/* In `gone`: true when the connection was lost, false when the peer reset this stream alone. */
+bool http_conn_lost(const struct http_req *r);
 const struct sockaddr_storage *http_peer(const struct http_req *r);
 
 /* Body delivery off and on. Turning it on may call `body` before it returns only from the loop, never recursively. */
@@ -89,7 +92,7 @@ int http_reply(struct http_req *r, unsigned status, const struct http_field *fie
  * `writable` (the piece was still accepted). */
 bool http_send(struct http_req *r, struct chunk *chunk);
 bool http_writable(const struct http_req *r);
-/* Bytes queued and not yet written to the socket. */
+/* Bytes queued and not yet framed (HTTP/2) or written (HTTP/1.1); a connection frames at most 256 KiB ahead. */
 size_t http_backlog(const struct http_req *r);
 /* Ends the reply, with trailers on HTTP/2 (refused on HTTP/1.1: COUNT must be 0). Without a preceding http_reply() on
  * HTTP/2, sends one HEADERS frame that carries FIELDS and END_STREAM ("trailers-only", :status 200). If the peer's side

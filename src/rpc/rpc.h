@@ -18,6 +18,7 @@
 enum {
     RPC_MSG_MAX = 100 << 20,        /* largest message, in and out */
     RPC_MSG_SMALL = 4 << 20,        /* default limit of a method */
+    RPC_IN_TOTAL_MAX = 1 << 30,     /* bytes of unfinished and undelivered request messages of all calls */
     RPC_STATUS_MSG_MAX = 1024,      /* grpc-message bytes before percent-encoding: clients allow 8 KiB of trailers */
 };
 
@@ -93,6 +94,8 @@ int rpc_server_new(struct loop *loop, const struct rpc_service *const *services,
                    int (*auth)(void *arg, const struct http_req *r, struct rpc_peer *ret_peer, struct err *e), void *auth_arg,
                    struct rpc_server **ret, struct err *e);
 void rpc_server_free(struct rpc_server *s);
+/* Instead of RPC_IN_TOTAL_MAX. */
+void rpc_server_set_in_total(struct rpc_server *s, size_t max);
 /* The handler to put into a route with content_type "application/grpc" and data = the server. */
 extern const struct http_handler rpc_http_handler;
 
