@@ -1,0 +1,15 @@
+/* Descriptors that tests unpack answers with. */
+#pragma once
+
+#include "api/cw_v1/msg.h"
+
+#define SANDBOX_D &coreweave__sandbox__v1__sandbox__descriptor
+#define SPEC_D &coreweave__sandbox__v1__sandbox_spec__descriptor
+#define LIST_D &coreweave__sandbox__v1__list_sandboxes_response__descriptor
+#define DELETE_D &coreweave__sandbox__v1__delete_sandbox_response__descriptor
+#define STREAM_D &coreweave__sandbox__v1__exec_stream_response__descriptor
+#define EXEC_D &coreweave__sandbox__v1__exec_response__descriptor
+#define LOG_D &coreweave__sandbox__v1__log_entry__descriptor
+#define FILE_D &coreweave__sandbox__v1__read_file_response__descriptor
+#define RUNNERS_D &coreweave__sandbox__v1__list_available_runners_response__descriptor
+#define RUNNER_D &coreweave__sandbox__v1__available_runner__descriptor
