@@ -21,6 +21,7 @@ enum {
     CONN_WRITE_TURN = 1 << 20, /* bytes written in one turn, for fairness */
     CONN_IOV = 64,
     H2_PREFACE = 24,
+    H2_INTERNAL_ERROR = 2,
     LISTEN_ACCEPTS = 64,     /* connections accepted in one event */
     H2_FRAME_MAX = 64 << 10, /* DATA frames we send, if the peer takes them */
     H2_FRAME_IN = 64 << 10,  /* MAX_FRAME_SIZE we announce */

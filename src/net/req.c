@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "base/fd.h"
+#include "base/json.h"
 #include "net/net-internal.h"
 #include "net/text.h"
 
@@ -364,29 +365,36 @@ void http_abort(struct http_req *r, uint32_t h2_code)
     conn_kick(c);
 }
 
-void http_reply_simple(struct http_req *r, unsigned status, const char *content_type, const void *data, size_t len)
+static void reply_whole(struct http_req *r, unsigned status, const struct http_field *fields, unsigned count,
+                        const void *data, size_t len)
 {
-    const struct http_field type = {"content-type", content_type};
     struct chunk *chunk = NULL;
 
     if (len > 0) {
         chunk = chunk_new(len);
         if (chunk == NULL) {
-            http_abort(r, 2 /* INTERNAL_ERROR */);
+            http_abort(r, H2_INTERNAL_ERROR);
             return;
         }
         memcpy(chunk->data + chunk->off, data, len);
         chunk->len = len;
     }
     r->closing_reply = true;
-    if (http_reply(r, status, &type, content_type != NULL ? 1 : 0, (int64_t)len) < 0) {
+    if (http_reply(r, status, fields, count, (int64_t)len) < 0) {
         chunk_free(chunk);
-        http_abort(r, 2 /* INTERNAL_ERROR */);
+        http_abort(r, H2_INTERNAL_ERROR);
         return;
     }
     if (chunk != NULL)
         (void)http_send(r, chunk); /* the reply ends here: nobody waits for `writable` */
     http_end(r, NULL, 0);
+}
+
+void http_reply_simple(struct http_req *r, unsigned status, const char *content_type, const void *data, size_t len)
+{
+    const struct http_field type = {"content-type", content_type};
+
+    reply_whole(r, status, &type, content_type != NULL ? 1 : 0, data, len);
 }
 
 void http_reply_json(struct http_req *r, unsigned status, const char *text)
@@ -397,35 +405,50 @@ void http_reply_json(struct http_req *r, unsigned status, const char *text)
 char *refusal_json(const char *kind, const char *reason, const char *message)
 {
     struct buf b = {0};
-    int r = buf_printf(&b, "{\"error\": {\"kind\": ");
+    struct jw j;
 
-    if (r == 0)
-        r = json_string(&b, kind);
-    if (r == 0)
-        r = buf_printf(&b, ", \"reason\": ");
-    if (r == 0)
-        r = reason != NULL ? json_string(&b, reason) : buf_printf(&b, "null");
-    if (r == 0)
-        r = buf_printf(&b, ", \"message\": ");
-    if (r == 0)
-        r = json_string(&b, message);
-    if (r == 0)
-        r = buf_append(&b, "}}\n", 4); /* with the NUL */
-    if (r < 0) {
+    jw_begin(&j, &b);
+    jw_object(&j);
+    jw_key(&j, "error");
+    jw_object(&j);
+    jw_kstr(&j, "kind", kind);
+    jw_kstr(&j, "reason", reason);
+    jw_kstr(&j, "message", message);
+    jw_object_end(&j);
+    jw_object_end(&j);
+    if (jw_end(&j) < 0) {
         buf_fini(&b);
         return NULL;
     }
     return (char *)b.data;
 }
 
-static void reply_error(struct http_req *r, unsigned status, const char *kind, const char *reason, const char *message)
+/* ALLOW: the methods a 405 has to name, else NULL. */
+static void reply_error(struct http_req *r, unsigned status, const char *allow, enum err_kind kind, const char *reason,
+                        const char *message)
 {
-    AUTO_FREE char *json = refusal_json(kind, reason, message);
+    const struct http_field fields[] = {{"content-type", "application/json"}, {"allow", allow}};
+    AUTO_FREE char *json = refusal_json(err_kind_name(kind), reason, message);
 
     if (json == NULL)
-        http_abort(r, 2 /* INTERNAL_ERROR */);
+        http_abort(r, H2_INTERNAL_ERROR);
     else
-        http_reply_json(r, status, json);
+        reply_whole(r, status, fields, allow != NULL ? 2 : 1, json, strlen(json));
+}
+
+/* The methods of the routes that R's path fits, "GET, POST". */
+static void list_methods(const struct http_req *r, char *out, size_t cap)
+{
+    const struct http_server *s = r->conn->server;
+    size_t len = 0;
+
+    out[0] = '\0';
+    for (unsigned i = 0; i < s->route_count; i++) {
+        const struct http_route *route = &s->routes[i];
+
+        if (route->method != NULL && route_path_fits(route, r->path) && len + strlen(route->method) + 3 < cap)
+            len += (size_t)snprintf(out + len, cap - len, "%s%s", len > 0 ? ", " : "", route->method);
+    }
 }
 
 void req_refuse(struct http_req *r, unsigned status, const char *text)
@@ -433,14 +456,17 @@ void req_refuse(struct http_req *r, unsigned status, const char *text)
     static const struct {
         unsigned status;
         enum err_kind kind;
-    } kinds[] = {{404, ERR_NOT_FOUND}, {501, ERR_UNIMPLEMENTED}, {503, ERR_UNAVAILABLE}, {431, ERR_EXHAUSTED}};
+    } kinds[] = {{404, ERR_NOT_FOUND}, {431, ERR_EXHAUSTED}, {501, ERR_UNIMPLEMENTED}, {503, ERR_UNAVAILABLE}};
     enum err_kind kind = ERR_INVALID;
+    char allow[96];
 
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         if (kinds[i].status == status)
             kind = kinds[i].kind;
     }
-    reply_error(r, status, err_kind_name(kind), NULL, text);
+    if (status == 405)
+        list_methods(r, allow, sizeof allow);
+    reply_error(r, status, status == 405 ? allow : NULL, kind, NULL, text);
 }
 
 void http_reply_err(struct http_req *r, const struct err *e)
@@ -452,7 +478,7 @@ void http_reply_err(struct http_req *r, const struct err *e)
         [ERR_UNIMPLEMENTED] = 501,
     };
 
-    reply_error(r, e->kind < ERR_KIND_COUNT ? status[e->kind] : 500, err_kind_name(e->kind), e->reason, e->msg);
+    reply_error(r, e->kind < ERR_KIND_COUNT ? status[e->kind] : 500, NULL, e->kind, e->reason, e->msg);
 }
 
 const char *status_phrase(unsigned status)

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 
 size_t utf8_len(const char *s, size_t len)
@@ -54,38 +53,6 @@ size_t utf8_clean(char *out, size_t cap, const char *src)
     }
     out[len] = '\0';
     return len;
-}
-
-static int json_char(struct buf *b, const char *s, size_t n)
-{
-    unsigned char ch = (unsigned char)*s;
-
-    if (n == 0)
-        return buf_append(b, "?", 1);
-    if (ch == '"' || ch == '\\') {
-        const char pair[2] = {'\\', (char)ch};
-
-        return buf_append(b, pair, 2);
-    }
-    if (ch < 0x20 || ch == 0x7f)
-        return buf_printf(b, "\\u%04x", ch);
-    return buf_append(b, s, n);
-}
-
-int json_string(struct buf *b, const char *s)
-{
-    size_t left = strlen(s);
-    int r = buf_append(b, "\"", 1);
-
-    while (r == 0 && left > 0) {
-        size_t n = utf8_len(s, left);
-
-        r = json_char(b, s, n);
-        n = n > 0 ? n : 1;
-        s += n;
-        left -= n;
-    }
-    return r == 0 ? buf_append(b, "\"", 1) : r;
 }
 
 static int hex(char ch)
