@@ -130,8 +130,8 @@ static void table_known(struct box *b)
     }
     if (b->stop_asked) { /* the stop goes on; how much of its grace was left is not known */
         box_adopt_settled(b);
-        b->stop_asked = false;
         box_stop(b, BOX_LIFETIME_GRACE_S, b->stop_reason);
+        box_terminate(b);
         return;
     }
     box_ask_user(b, user_known);

@@ -139,17 +139,12 @@ void box_fail(struct box *b, const char *fmt, ...)
 
 void box_end_now(struct box *b, const char *reason)
 {
-    if (b->end != BOX_END_NONE)
-        return;
-    b->rec->state = BOX_TERMINATED;
-    b->rec->ended_ns = clock_wall();
-    (void)box_set_reason(b, b->stop_asked ? b->stop_reason : reason); /* see box_end() */
-    b->usable = false;
-    timer_stop(&b->grace);
-    timer_stop(&b->lifetime);
-    b->end = BOX_END_RECORDING;
-    (void)box_write(b); /* refused: the next start finds out that it is gone */
-    b->end_seq = b->write_seq;
+    if (b->end == BOX_END_NONE && b->main_over)
+        box_end_by_main(b);
+    if (b->end == BOX_END_DRAINING)
+        drained(b);
+    if (reason != NULL)
+        box_end(b, BOX_TERMINATED, reason);
 }
 
 /* The record is committed (or cannot be): the state is what everybody sees from now on. */
@@ -229,6 +224,8 @@ static void compact(struct box *b)
 {
     struct box_record *r = b->rec;
 
+    box_log_free(b->log); /* who reads it goes on from the files */
+    b->log = NULL;
     env_free(b->env);
     b->env = NULL;
     free(take_ptr(r->env));

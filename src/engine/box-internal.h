@@ -55,7 +55,7 @@ void box_end_by_main(struct box *b);
 void box_fail(struct box *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Kills everything in it; the end follows at SP_GONE if it is not known already. */
 void box_kill(struct box *b);
-/* The end at which shutdown leaves a sandbox: recorded, not waited for. */
+/* At shutdown, when nothing is heard of B any more: records an end that is known, else REASON as the end (NULL: none). */
 void box_end_now(struct box *b, const char *reason);
 /* Of an ended record from the store. */
 void box_retain(struct box *b);

@@ -168,8 +168,7 @@ void engine_shutdown(struct engine *en, bool keep, void (*done)(void *arg), void
     timer_stop(&en->adopt_wait);
     TAILQ_FOREACH (b, &en->by_id, by_id) {
         end_calls(b);
-        if (!keep)
-            box_end_now(b, "daemon stopped");
+        box_end_now(b, keep ? NULL : "daemon stopped");
     }
     if (store_flush(en->store, flushed, en) < 0) {
         (void)err_set(&e, ENOMEM, "%m");
