@@ -10,14 +10,14 @@
 enum {
     CW_ID_MAX = 64, /* bytes of a sandbox, runner or store name in a request */
     CW_REQUEST_ID_MAX = 128,
-    CW_SPEC_MAX = 2 << 20, /* bytes of a SandboxSpec: it is kept with the record */
-    CW_TAGS_MAX = 256,
-    CW_TAG_MAX = 1024, /* bytes of one */
+    CW_SPEC_MAX = 1 << 20, /* bytes of a SandboxSpec: it is kept with the record */
+    CW_TAGS_MAX = 64,
+    CW_TAG_MAX = 256, /* bytes of one */
     CW_ANNOTATIONS_MAX = 1024,
     CW_RUNNER_IDS_MAX = 100,
     CW_ARGS_MAX = 65536, /* strings of a command line */
     CW_NAME_MAX = 253,   /* container name */
-    CW_IMAGE_MAX = 1024,
+    CW_IMAGE_MAX = 512,
     CW_PATH_MAX = 4095, /* PATH_MAX without its NUL */
     CW_PAGE_DEFAULT = 100,
     CW_PAGE_MAX = 1000,

@@ -68,6 +68,7 @@ void fake_call_free(struct rpc_call *c)
     assert_true(c->finished);
     for (unsigned i = 0; i < c->alloc_count; i++)
         free(c->allocs[i]);
+    free(c->allocs);
     for (unsigned i = 0; i < c->msg_count; i++)
         protobuf_c_message_free_unpacked(c->msgs[i], NULL);
     for (unsigned i = 0; i < c->sent_count; i++)
@@ -120,7 +121,7 @@ void *rpc_service_data(const struct rpc_call *c)
 
 void *rpc_alloc(struct rpc_call *c, size_t n)
 {
-    assert_true(c->alloc_count < ARRAY_LEN(c->allocs));
+    c->allocs = realloc(c->allocs, (c->alloc_count + 1) * sizeof *c->allocs);
     return c->allocs[c->alloc_count++] = malloc(n);
 }
 

@@ -19,7 +19,7 @@ enum { FAKE_SENT_MAX = 64 };
 struct rpc_call {
     const struct rpc_method *method;
     void *arg;
-    void *allocs[4096];
+    void **allocs;
     unsigned alloc_count;
     ProtobufCMessage *msgs[FAKE_SENT_MAX]; /* unpacked requests */
     unsigned msg_count;
