@@ -1,8 +1,7 @@
 /* What was there before us: records from the database, sandboxes that outlived an earlier silicad.
  *
  * At start every record that is not ended is either adopted (SP_ADOPT), reported gone (SP_GONE), of another boot of the host,
- * or unknown to the spawner. The last is certain only after a question: the answer comes behind every SP_GONE that was under
- * way. An adopted sandbox is used again when its init has told its table, where main either runs, has ended or is missing. */
+ * or unknown to the spawner. The last is certain only after a question: SP_GONE may still be under way. An adopted sandbox is used again when its init has told its table, where main either runs, has ended or is missing. */
 #include "engine/box-internal.h"
 
 #include <errno.h>
@@ -186,9 +185,9 @@ static void orphan_answered(void *arg, const struct err *e, const struct sp_stat
             box_count(b);
             b->failure = strdup("lost: the supervisor did not hand it over");
             box_kill(b);
-        } else {
+        } else if (e->code == -ENOENT) {
             box_fail(b, "lost: the supervisor no longer knew it");
-        }
+        } /* else it is known as a dead one, and SP_GONE is on its way */
     }
     one_less(en);
 }

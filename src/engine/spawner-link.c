@@ -203,7 +203,7 @@ static void ask_failed(struct spawner_link *l, struct sp_ask *a, const struct er
         if (!a->op.dropped)
             a->done(a->arg, e);
         break;
-    default:
+    default: /* SP_FORGET comes again with the next start; SP_READY cannot be refused */
         break;
     }
 }
@@ -255,7 +255,7 @@ int spawner_ready(struct spawner_link *l, struct err *e)
 {
     struct sp_ready req = {0};
 
-    return send_msg(l, SP_READY, 0, &req, sizeof req, NULL, -1, e);
+    return ask_send(l, ask_new(l, SP_READY, NULL), &req, sizeof req, NULL, -1, e);
 }
 
 struct op *spawner_stat(struct spawner_link *l, const char *id,
@@ -416,8 +416,8 @@ static int answer_imager(struct sp_ask *a, struct wire_msg *m)
 
 /* Which answer fits which question, SP_FAILED apart, which fits all. */
 static const uint16_t fits[][2] = {
-    {SP_CREATE, SP_CREATED}, {SP_KILL, SP_DONE},     {SP_STAT, SP_STATS},
-    {SP_FORGET, SP_DONE},    {SP_LAYER_RM, SP_DONE}, {SP_IMAGER, SP_IMAGER_UP},
+    {SP_READY, SP_DONE},  {SP_CREATE, SP_CREATED}, {SP_KILL, SP_DONE},        {SP_STAT, SP_STATS},
+    {SP_FORGET, SP_DONE}, {SP_LAYER_RM, SP_DONE},  {SP_IMAGER, SP_IMAGER_UP},
 };
 
 static bool answer_fits(const struct sp_ask *a, uint16_t type)

@@ -287,6 +287,7 @@ static void sp_message(struct host *h, const struct wire_msg *m)
     switch (m->head->type) {
     case SP_READY:
         h->readies++;
+        sp_done(h, m->head->token);
         break;
     case SP_CREATE:
         h->creates++;
@@ -324,6 +325,8 @@ static void sp_message(struct host *h, const struct wire_msg *m)
             break;
         if (f != NULL && f->alive)
             say(h->fd, SP_STATS, m->head->token, &stats, sizeof stats, NULL, NULL, 0);
+        else if (f != NULL)
+            sp_failed(h, m->head->token, -EBUSY, ERR_PRECONDITION, "it is not running");
         else
             sp_failed(h, m->head->token, -ENOENT, ERR_NOT_FOUND, "no such sandbox");
         break;
@@ -432,7 +435,7 @@ void host_start_nowait(struct host *h)
         assert_int_equal(io_start(h->loop, &f->io, f->init_fd, EPOLLIN, init_readable), 0);
     }
     for (size_t i = 0; i < FAKE_BOXES; i++)
-        if (h->boxes[i].used && h->boxes[i].gone_due)
+        if (h->boxes[i].used && h->boxes[i].gone_due && !h->hold_gone)
             say_gone(&h->boxes[i]);
     if (engine_new(h->loop, &h->config, p[1], on_ready, on_stop, h, &h->en, &e) < 0)
         fail_msg("%s", e.msg);

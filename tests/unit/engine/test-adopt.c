@@ -207,6 +207,26 @@ static void gone_while_we_were_away_invents_no_exit_code(void **state)
     UNTIL(h, h->forgets == 1);
 }
 
+static void a_gone_that_comes_late_is_waited_for(void **state)
+{
+    struct host *h = *state;
+    struct told t;
+    struct fake_box *f;
+
+    host_start(h);
+    create(h, &t);
+    host_crash(h);
+    f = fake_find(h, t.info.id);
+    host_lose(h, t.info.id);
+    f->used = f->gone_due = h->hold_gone = true;
+    h->oom_kills = 1;
+    host_start(h);
+    assert_int_equal(h->stats, 1); /* it was asked about, and is known as a dead one */
+    assert_int_equal(get(h, t.info.id).state, BOX_RUNNING);
+    fake_gone(f);
+    until_ended(h, t.info.id, BOX_FAILED, "out of memory");
+}
+
 static void what_the_spawner_does_not_know_is_lost(void **state)
 {
     struct host *h = *state;
@@ -487,6 +507,7 @@ int main(void)
         T(a_crash_while_starting_fails_the_sandbox),
         T(a_crash_before_the_record_ends_the_sandbox),
         T(gone_while_we_were_away_invents_no_exit_code),
+        T(a_gone_that_comes_late_is_waited_for),
         T(what_the_spawner_does_not_know_is_lost),
         T(after_a_reboot_nothing_is_left_and_that_is_said),
         T(a_running_sandbox_runs_on_and_its_end_is_seen),
