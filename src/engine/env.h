@@ -24,9 +24,11 @@ void env_free(struct env_set *s); /* NULL is fine */
 
 /* Applies ITEMS in order to LEVEL (later ones win). All or nothing: on an error (ERR_INVALID or ERR_EXHAUSTED, naming the
  * variable) the set is unchanged. SECRET marks the values for explain. */
-int env_apply(struct env_set *s, enum env_level level, const struct env_item *items, size_t count, bool secret, struct err *e);
+int env_apply(struct env_set *s, enum env_level level, const struct env_item *items, size_t count, bool secret,
+              struct err *e);
 /* "NAME=value" strings of an image; entries without '=' or with an empty name are skipped and counted in *RET_SKIPPED. */
-int env_apply_strings(struct env_set *s, enum env_level level, const char *const *strings, unsigned *ret_skipped, struct err *e);
+int env_apply_strings(struct env_set *s, enum env_level level, const char *const *strings, unsigned *ret_skipped,
+                      struct err *e);
 /* Forgets everything LEVEL says. */
 void env_clear(struct env_set *s, enum env_level level);
 
