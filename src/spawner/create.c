@@ -27,6 +27,7 @@ struct making {
     struct netns net;
     struct cg cg;
     int mnt, listen_fd;
+    int tasks[CG_TASKS_MAX];
     struct rootfs_plan rootfs;
     char resolv[FILE_TEXT_MAX], hosts[FILE_TEXT_MAX];
 };
@@ -126,7 +127,7 @@ static int prepare(struct making *mk, struct err *e)
     slot_drop_mount(&mk->slot);
     box->creation->t_layer = clock_mono();
     box->has_cgroup = true; /* half-made counts: cg_remove accepts it */
-    if (cg_create(&mk->cg, p->id, &p->limits, box->uid_base, e) < 0)
+    if (cg_create(&mk->cg, p->id, &p->limits, box->uid_base, e) < 0 || cg_open_tasks(&mk->cg, mk->tasks, e) < 0)
         return err_ctx(e, "control group");
     if (netns_take(&mk->net, p->egress, e) < 0)
         return err_ctx(e, "network");
@@ -162,6 +163,7 @@ static void making_fini(struct making *mk)
     fd_close(mk->listen_fd);
     fd_close(mk->net.fd);
     fd_close(mk->net.sysfs_fd);
+    cg_close_tasks(mk->tasks);
     fd_close(mk->cg.v2_fd);
     fd_close(mk->cg.init_fd);
     if (mk->box->creation != NULL)
@@ -179,8 +181,6 @@ static int before_go(void *arg, pid_t pid, struct err *e)
     box->child = true;
     box->start_ticks = proc_start_ticks(pid);
     box->started_ns = clock_wall();
-    if (cg_enter(&mk->cg, pid, e) < 0)
-        return err_ctx(e, "control group");
     /* As ending: a sandbox whose creation was never answered is nobody's. */
     return box_record(box, TABLE_ENDING, e);
 }
@@ -190,7 +190,12 @@ static int enter(void *arg, const char **ret_where)
 {
     const struct making *mk = arg;
     const struct rlimit files = {BOX_NOFILE_MAX, BOX_NOFILE_MAX};
+    int r = cg_enter_self(mk->tasks);
 
+    if (r < 0) {
+        *ret_where = "enter the control group";
+        return r;
+    }
     /* The root of the cgroup namespace is where the process is now: the sandbox's own cgroup, in every hierarchy. */
     if (unshare(CLONE_NEWCGROUP) < 0) {
         *ret_where = "make the cgroup namespace";
@@ -329,6 +334,7 @@ void create_start(struct spawner *sp, uint64_t token, const struct box_plan *pla
         .cg = {.v2_fd = -1, .init_fd = -1},
         .mnt = -1,
         .listen_fd = -1,
+        .tasks = {-1, -1, -1},
         .rootfs = {.dev_fd = -1},
     };
     struct creation *c;

@@ -178,8 +178,10 @@ void link_fail(struct spawner *sp, uint64_t token, const struct err *e)
 
 void link_done(struct spawner *sp, uint64_t token)
 {
+    const struct sp_ready nothing = {0}; /* SP_DONE has the body of SP_READY: none to speak of */
+
     if (token != 0)
-        link_send(sp, SP_DONE, token, NULL, 0, NULL, -1);
+        link_send(sp, SP_DONE, token, &nothing, sizeof nothing, NULL, -1);
 }
 
 void link_tell(struct box *box)

@@ -338,7 +338,6 @@ static void remove_files(struct spawner *sp)
 
     for (unsigned i = 0; i < ARRAY_LEN(files); i++)
         (void)unlinkat(sp->run_fd, files[i], 0);
-    (void)unlinkat(sp->run_fd, "box", AT_REMOVEDIR);
 }
 
 /* Gives back what the daemon itself has. With sandboxes left alive, what they use must stay; the next silicad finds it. */
@@ -363,10 +362,11 @@ static void finish(struct spawner *sp)
             rootfs_fini();
         remove_files(sp);
     }
-    if (sp->run_lock >= 0)
+    if (sp->run_lock >= 0) {
         (void)unlinkat(sp->run_fd, "silicad.pid", 0);
-    if (clean)
-        (void)rmdir(sp->opt.run_dir); /* not when somebody else keeps something there */
+        (void)unlinkat(sp->run_fd, "box", AT_REMOVEDIR); /* not while sandboxes have sockets there */
+        (void)rmdir(sp->opt.run_dir);                    /* nor while anybody keeps something here */
+    }
     sig_stop(&sp->sig);
     free(sp->recv_buf);
     loop_free(sp->loop);
