@@ -134,7 +134,7 @@ static int build(const struct cli *c, const char *recipe, const char *name, stru
     if (mkdtemp(dir) == NULL)
         return err_set(e, errno, "%s: %m", dir);
     (void)snprintf(tar, sizeof tar, "%s/rootfs.tar", dir);
-    (void)snprintf(config, sizeof config, "%s/rootfs.tar.json", dir);
+    (void)snprintf(config, sizeof config, "%s/rootfs.json", dir);
     r = run_builder(builder, recipe, tar, e);
     if (r == 0)
         r = import(c, name, tar, config, e);

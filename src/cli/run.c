@@ -497,7 +497,7 @@ int verb_run(const struct cli *c, int argc, char **argv)
     static struct lists l;
     struct run_options o;
     struct err e;
-    int i, r;
+    int i = 0, r;
 
     if (parse_run(&o, &l, argc, argv, &i, &e) < 0)
         return cli_fail(&e);

@@ -22,6 +22,9 @@ static const int allowed[] = {
     SCMP_SYS(close),
     SCMP_SYS(close_range),
     SCMP_SYS(splice),
+    SCMP_SYS(vmsplice),
+    SCMP_SYS(preadv2),
+    SCMP_SYS(pwritev2),
     SCMP_SYS(tee),
     SCMP_SYS(sendfile),
     SCMP_SYS(copy_file_range),
@@ -165,7 +168,8 @@ static const int allowed[] = {
 
 /* Terminal calls on a sandbox's pty master and what SQLite or the C library ask of files; TIOCSTI is not among them. */
 static const unsigned long ioctls[] = {
-    0x5401 /* TCGETS */, 0x5413 /* TIOCGWINSZ */, 0x5414 /* TIOCSWINSZ */, 0x541b /* FIONREAD */, 0x5421 /* FIONBIO */,
+    0x5401 /* TCGETS */,   0x5413 /* TIOCGWINSZ */,   0x5414 /* TIOCSWINSZ */,
+    0x541b /* FIONREAD */, 0x80045430 /* TIOCGPTN */, 0x5421 /* FIONBIO */,
 };
 
 static int add_rules(scmp_filter_ctx ctx)

@@ -38,7 +38,7 @@ static int mark(char value, char *ret_old)
     *ret_old = '\0';
     if (fd < 0)
         return -errno;
-    (void)pread(fd, ret_old, 1, NAT_LEASES); /* nothing there yet: no mark */
+    (void)!pread(fd, ret_old, 1, NAT_LEASES); /* nothing there yet: no mark */
     return value != '\0' && pwrite(fd, &value, 1, NAT_LEASES) != 1 ? -errno : 0;
 }
 

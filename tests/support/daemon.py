@@ -24,6 +24,7 @@ class Daemon:
         self.options = list(options)
         self.base = pathlib.Path(base) if base else pathlib.Path(tempfile.mkdtemp(prefix="silica-test-", dir="/var/tmp"))
         self.keep_base = base is not None
+        self.base.chmod(0o711)  # the daemon is not root: it has to get to its state directory
         self.process = None
         self.port = None
         self.log_path = self.base / "silicad.log"
