@@ -60,11 +60,24 @@ struct layer_driver {
     void (*release)(struct layer *l); /* the data is gone afterwards */
     bool (*refill)(void);
     void (*fini)(void);
+    /* NULL where the data dies with its last mount anyway, and where statfs(2) tells. */
+    void (*key)(const struct layer *l, char *out);
+    int (*claim)(struct layer *l, const char *key, uint32_t uid_base, struct err *e);
+    int (*usage)(const struct layer *l, uint64_t *ret_used, uint64_t *ret_max);
 };
+/* After slots_init(): where a layer is mounted depends on how overlay takes it. */
 int layers_init(const char *state_dir, const char *run_dir, uint32_t *features, struct err *e);
 int layer_take(struct layer *l, enum sp_writable want, uint64_t bytes, uint32_t uid_base, struct err *e);
 void layer_settle(struct layer *l);
 void layer_release(struct layer *l);
+/* For the next spawner: what names L's data (kept in the table file), and the way back. After a claim layer_release()
+ * works on *L as if this process had taken it. */
+enum { LAYER_KEY_MAX = 64 };
+void layer_key(const struct layer *l, char out[LAYER_KEY_MAX]);
+int layer_claim(struct layer *l, enum sp_writable driver, const char *key, uint64_t bytes, uint32_t uid_base, struct err *e);
+/* Bytes used and available in all; -ENOTSUP when the driver cannot tell (loop and tmpfs once they are settled: statfs of the
+ * sandbox's root, /proc/<init>/root, tells the same then). */
+int layer_usage(const struct layer *l, uint64_t *ret_used, uint64_t *ret_max);
 bool layers_refill(void);
 void layers_fini(void);
 enum { LAYER_DISK_DEFAULT_GIB = 10, LAYER_POOL = 8 };
@@ -72,15 +85,17 @@ enum { LAYER_DISK_DEFAULT_GIB = 10, LAYER_POOL = 8 };
 /* One overlay over LAYERS (digests, lowest first) with L on top; READONLY = no upper. *RET_MNT is a detached mount. */
 int overlay_make(const struct slot *s, const struct layer *l, const char *const *digests, unsigned count, bool readonly, int *ret_mnt,
                  struct err *e);
+/* True when layers are given to overlay by fd (kernel 6.13); known after slots_init(). */
+bool overlay_by_fd(void);
 
 /* ---- cgroups (cgroup.c, cgroup-v2.c, cgroup-v1.c) ----------------------------------------------------------------
  * v2 is always there for membership (on a hybrid host without controllers). Layout: <v2 mount>/<own cgroup or slice>/
- * silica-<run tag>/<sandbox id>/init. The directory <id> belongs to the sandbox's root (cgroup.procs, cgroup.threads and
+ * silica-<run tag>/<sandbox id>. The directory <id> belongs to the sandbox's root (cgroup.procs, cgroup.threads and
  * the directory only), so that init can make one child per process; controllers are NOT delegated. v1 controllers, where
  * they are not on v2: <mount>/silica-<run tag>/<id>. */
 struct cg {
     int v2_fd;      /* O_DIRECTORY of <id>; init inherits a copy */
-    int init_fd;    /* O_DIRECTORY of <id>/init for CLONE_INTO_CGROUP; closed after the clone */
+    int init_fd;    /* for CLONE_INTO_CGROUP of init: <id> itself, see cgroup.c; closed after the clone */
     char id[SP_ID_MAX];
 };
 struct cg_limits {
@@ -91,6 +106,12 @@ int cgs_init(const char *tag, uint32_t *features, struct err *e);
 int cg_create(struct cg *cg, const char *id, const struct cg_limits *lim, uint32_t uid_base, struct err *e);
 /* Puts PID into the v1 controllers (nothing on pure v2); before the child execs. */
 int cg_enter(const struct cg *cg, pid_t pid, struct err *e);
+/* The quick way (cgroup-enter.c): the parent opens, the child enters with async-signal-safe calls. Descriptors are -1 before
+ * and where there is nothing to enter. */
+enum { CG_TASKS_MAX = 3 };
+int cg_open_tasks(const struct cg *cg, int ret_fds[CG_TASKS_MAX], struct err *e);
+int cg_enter_self(const int fds[CG_TASKS_MAX]);
+void cg_close_tasks(int fds[CG_TASKS_MAX]);
 /* cgroup.kill on the whole sandbox; returns at once. */
 int cg_kill(const char *id, struct err *e);
 /* An fd that becomes readable (EPOLLPRI) when the cgroup's populated state changes, and the state now. */
@@ -121,6 +142,15 @@ bool egress_refill(void);
 void egress_fini(void);
 enum { NETNS_POOL = 16 };
 
+/* ---- the root file system (rootfs.c). In the parent: rootfs_init() once, then rootfs_prepare() for each sandbox before the
+ * clone, rootfs_unprepare() after it (both when it worked and when it failed). ------------------------------------- */
+struct rootfs_plan;
+int rootfs_init(struct err *e);
+/* Makes P->dev_fd: a detached tmpfs with the device nodes (real ones: the child may not make any). */
+int rootfs_prepare(struct rootfs_plan *p, uint32_t uid_base, struct err *e);
+void rootfs_unprepare(struct rootfs_plan *p);
+void rootfs_fini(void);
+
 /* ---- inside the child (rootfs.c): runs between clone3 and exec of init, in the new namespaces, with full capabilities
  * there; async-signal-safe calls only, no allocation. Everything it needs was prepared by the parent. */
 struct rootfs_plan {
@@ -129,9 +159,12 @@ struct rootfs_plan {
     int cgroup_fd;     /* v2 directory, becomes IN_CGROUP_FD */
     int control_fd;    /* becomes IN_FD */
     int seccomp_fd;    /* becomes IN_SECCOMP_FD */
+    int listen_fd;     /* becomes IN_LISTEN_FD: where init finds a new spawner when the old one has died */
     int init_fd;       /* sealed memfd with silica-init; execveat */
-    int mount_point;   /* O_PATH of an empty directory in the run dir */
-    const char *mount_point_path;
+    int dev_fd;        /* from rootfs_prepare() */
+    int mount_point;   /* not used: an fd of the parent's mount namespace cannot be mounted on */
+    const char *mount_point_path; /* NULL = /sys of the host's tree, which every uid reaches (a 0700 run dir is out of reach of
+                                   * the child: its capabilities end at its own user namespace) */
     const char *hostname;
     const char *resolv, *hosts; /* contents to write to /etc/resolv.conf and /etc/hosts inside (tmpfs files bound over) */
     uint64_t shm_bytes;
