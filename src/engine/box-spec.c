@@ -11,18 +11,31 @@
 #include "base/clock.h"
 #include "base/fd.h"
 
+/* Both are read once: every create asks, and each reading opens a file. */
 uint64_t host_memory(void)
 {
-    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    static uint64_t bytes;
+    long pages, size;
 
-    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+    if (bytes != 0)
+        return bytes;
+    pages = sysconf(_SC_PHYS_PAGES);
+    size = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && size > 0)
+        bytes = (uint64_t)pages * (uint64_t)size;
+    return bytes;
 }
 
 uint32_t host_cpu_millis(void)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    static uint32_t millis;
+    long n;
 
-    return n > 0 ? (uint32_t)n * 1000 : 1000;
+    if (millis != 0)
+        return millis;
+    n = sysconf(_SC_NPROCESSORS_ONLN);
+    millis = n > 0 ? (uint32_t)n * 1000 : 1000;
+    return millis;
 }
 
 static int invalid(struct err *e, const char *what, size_t limit, const char *unit)

@@ -393,7 +393,7 @@ void box_main_failed(struct box *b, const struct err *e)
 {
     b->main = NULL;
     if (!b->en->stopping)
-        box_fail(b, "%s", e->msg);
+        box_fail(b, "the main process cannot be started: %s", e->msg);
 }
 
 /* ---- main's end ------------------------------------------------------------------------------------------------- */
