@@ -13,6 +13,10 @@
  *   IN_EXITED {token...} event       ->silicad; kept and repeated after the next HELLO until IN_ACK {token}
  *   IN_KILL, IN_OPEN ...             -> IN_OK | IN_OPENED + [fd] | IN_FAILED
  *
+ * A peer that sends something malformed, or anything before HELLO, is cut off: init closes the connection, keeps
+ * everything running and waits for the next one on IN_LISTEN_FD. A HELLO of an older epoch than the newest seen is not
+ * answered. Spawns, opens and connects that were not answered yet are undone by the HELLO of a newer epoch.
+ *
  * Tokens of spawned processes are chosen by silicad, unique for the life of the sandbox, and name the process for
  * ever after (never a pid: pids are reused). */
 #pragma once
@@ -23,6 +27,9 @@ enum {
     IN_FD = 3,          /* where init finds its socket */
     IN_CGROUP_FD = 4,   /* O_DIRECTORY fd of the sandbox's cgroup v2 directory, owned by the sandbox's root */
     IN_SECCOMP_FD = 5,  /* sealed memfd with the BPF program (array of struct sock_filter) */
+    IN_LISTEN_FD = 6,   /* listening SOCK_SEQPACKET socket. At end of file on IN_FD (spawner and silicad are gone) init accepts ONE
+                         * new connection here, which takes the place of IN_FD (also when it comes before end of file on the old
+                         * one: the newest wins) and starts with IN_HELLO. Only root of the host can reach its path. */
     IN_GROUPS_MAX = 64,
     IN_ARG_MAX = 128 << 10,       /* one string, with NUL (MAX_ARG_STRLEN) */
     IN_ARGS_TOTAL_MAX = 2 << 20,  /* argv + env with NULs */
@@ -39,6 +46,7 @@ enum in_type {
     IN_ACK,
     IN_OPEN,
     IN_CONNECT,
+    IN_CLOSE_STDIN,
 
     IN_TABLE = 64, /* init -> silicad */
     IN_ENTRY,
@@ -76,7 +84,9 @@ struct in_table {
     uint32_t pad;
 };
 enum in_state { IN_RUNNING = 1, IN_ENDED };
-/* + fds of a running main, session, background or terminal process, as in in_spawned. */
+/* + fds of a main, session, background or terminal process, as in in_spawned, also of one that has ended: what it wrote
+ * may still be in its pipes. After IN_CLOSE_STDIN the flags come without IN_S_STDIN. A foreground process that ended
+ * unacknowledged comes without fds, and so does any process whose fds could not be passed. */
 struct in_entry {
     uint32_t kind, state;
     int32_t pid;
@@ -95,8 +105,9 @@ struct in_user_is {
     struct wire_str name; /* absent when there is no entry */
 };
 
-/* token = the new process's name. fds back: TTY: [master]; else [stdin write end, if IN_S_STDIN], [stdout read end],
- * [stderr read end, unless IN_S_MERGE]. The program is searched along PATH of ENV when argv[0] has no slash. */
+/* token = the new process's name, not 0. CWD is absolute; absent = "/". fds back, all non-blocking: TTY: [master]; else
+ * [stdin write end, if IN_S_STDIN], [stdout read end], [stderr read end, unless IN_S_MERGE]. The program is searched
+ * along PATH of ENV when argv[0] has no slash. */
 struct in_spawn {
     uint32_t kind, flags;
     uint32_t uid, gid, ngroups;
@@ -159,7 +170,9 @@ enum in_open_flags {
 /* Opens a file as the given user inside the sandbox's root, never through magic links. A path that is not absolute is
  * taken relative to CWD. Done in a child of init with a deadline: a stuck file system answers ETIMEDOUT.
  * Answer IN_OPENED + [fd]. The fd is of a regular file, or a pipe pumped by a helper when `pumped` is 1 (a FIFO, a
- * device or a procfs file, which could block or have no size). Directories: IN_FAILED EISDIR. */
+ * device, a procfs file or one of a file system init does not know, which could block or have no size). The pipe is
+ * non-blocking; for anything but files of the kernel's own file systems the helper ends at the deadline, so end of file
+ * may then come early. Directories: IN_FAILED EISDIR. */
 struct in_open {
     uint32_t flags, mode;    /* mode for creation, 0 = 0644 */
     uint32_t uid, gid, ngroups;
@@ -181,6 +194,11 @@ struct in_connect {
 };
 struct in_connected {
     uint32_t pad[2];
+};
+/* token = a process with IN_S_STDIN. Init keeps a duplicate of the write end (see in_entry), so closing the one silicad
+ * holds is not yet an end of file for the process: this drops init's duplicate. No answer. */
+struct in_close_stdin {
+    uint64_t pad;
 };
 struct in_ok {
     uint32_t pad[2];

@@ -88,6 +88,8 @@ int in_body_size(uint16_t type)
         return sizeof(struct in_open);
     case IN_CONNECT:
         return sizeof(struct in_connect);
+    case IN_CLOSE_STDIN:
+        return sizeof(struct in_close_stdin);
     case IN_TABLE:
         return sizeof(struct in_table);
     case IN_ENTRY:
