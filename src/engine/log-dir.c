@@ -296,7 +296,7 @@ static int write_lost(struct log_writer *w, const struct open_seg *s)
     if (n != (ssize_t)len) {
         int code = n < 0 ? errno : ENOSPC;
 
-        (void)ftruncate(s->seg, (off_t)w->size); /* half a line would be read as output */
+        (void)!ftruncate(s->seg, (off_t)w->size); /* half a line would be read as output */
         return -code;
     }
     w->size += len;

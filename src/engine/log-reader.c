@@ -31,7 +31,7 @@ struct log_reader {
     bool lost_log; /* the log went away before its end */
     bool calling, dead;
     uint64_t start_round; /* begins once the log has done so many rounds, so that it sees what was written before */
-    uint64_t partial_pos; /* an unfinished line there has been waited for */
+    uint64_t partial_end; /* an unfinished line that ends there has been waited for */
     struct timer partial;
     struct defer kick;
 };
@@ -112,7 +112,7 @@ static void on_partial(struct timer *t)
     struct log_reader *r = container_of(t, struct log_reader, partial);
 
     if (r->busy || r->paused) {
-        r->partial_pos = 0; /* if it is still unfinished then, it is waited for once more */
+        r->partial_end = 0; /* if it is still unfinished then, it is waited for once more */
         return;
     }
     r->fetch.partial = true;
@@ -127,8 +127,8 @@ static void wait_for_more(struct log_reader *r)
         return;
     }
     r->idle = true;
-    if (r->fetch.partial_left && r->partial_pos != r->fetch.pos + 1) {
-        r->partial_pos = r->fetch.pos + 1;
+    if (r->fetch.partial_left && r->partial_end != r->fetch.seen_end && !timer_active(&r->partial)) {
+        r->partial_end = r->fetch.seen_end;
         if (timer_start(r->en->loop, &r->partial, LOG_PARTIAL_MS * NSEC_PER_MSEC, on_partial) < 0)
             on_partial(&r->partial); /* no memory for a timer: rather early than never */
     }
