@@ -19,7 +19,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-INIT = os.environ.get("SILICA_INIT", os.path.join(ROOT, "build", "silica-init"))
+BUILD = os.environ.get("SILICA_BUILD", os.path.join(ROOT, "build"))
+INIT = os.environ.get("SILICA_INIT", os.path.join(BUILD, "silica-init"))
 UID_BASE = 1900000000  # far from the ranges real sandboxes get
 
 IN_HELLO, IN_USER, IN_SPAWN, IN_KILL, IN_ACK, IN_OPEN, IN_CONNECT, IN_CLOSE_STDIN = range(1, 9)
@@ -271,7 +272,7 @@ class Box:
 
     def make_cgroups(self):
         box = os.path.join(self.cg, "box")
-        for d in (self.cg, box, os.path.join(box, "init")):
+        for d in (self.cg, box):
             os.mkdir(d)
         for f in ("", "cgroup.procs", "cgroup.threads"):
             os.chown(os.path.join(box, f), UID_BASE, UID_BASE)
@@ -326,7 +327,7 @@ class Box:
             os.close(fd)
         if error:
             raise RuntimeError("sandbox: " + error.decode())
-        for pid in read_file(os.path.join(self.box, "init", "cgroup.procs")).split():
+        for pid in read_file(os.path.join(self.box, "cgroup.procs")).split():
             if read_file("/proc/%s/comm" % pid) == "silica-init\n":
                 self.pid = int(pid)
         self.peer = Peer(ours)
@@ -335,13 +336,11 @@ class Box:
         init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
         busybox, probe = read_file("/bin/busybox", "rb"), read_file(self.probe, "rb")
         cg = os.open(self.box, os.O_RDONLY | os.O_DIRECTORY)
-        into_init = os.open(os.path.join(self.box, "init", "cgroup.procs"), os.O_WRONLY)
         if self.cg1:
             write_file(os.path.join(self.cg1, "cgroup.procs"), "0")
-        # The cgroup namespace's root is the sandbox's own directory: it must hold both init and its processes.
+        # The sandbox's own directory is the root of its cgroup namespace: it holds both init and the processes' children.
         write_file(os.path.join(self.box, "cgroup.procs"), "0")
         check(libc.unshare(NEWCGROUP), "unshare")
-        os.write(into_init, b"0")
         check(libc.unshare(NEWUSER | NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS), "unshare")
         os.write(ask_w, b"x")
         os.read(go_r, 1)
@@ -400,7 +399,7 @@ class Box:
         return Peer(s)
 
     def cgroups(self):
-        return sorted(d for d in os.listdir(self.box) if os.path.isdir(os.path.join(self.box, d)) and d != "init")
+        return sorted(d for d in os.listdir(self.box) if os.path.isdir(os.path.join(self.box, d)))
 
     def processes(self):
         n = 0
