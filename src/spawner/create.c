@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -185,27 +184,20 @@ static int before_go(void *arg, pid_t pid, struct err *e)
     return box_record(box, TABLE_ENDING, e);
 }
 
-/* In the child. */
+/* In the child. Its cgroup namespace is made by rootfs_enter_and_exec(): it begins where the process is then. */
 static int enter(void *arg, const char **ret_where)
 {
     const struct making *mk = arg;
-    const struct rlimit files = {BOX_NOFILE_MAX, BOX_NOFILE_MAX};
     int r = cg_enter_self(mk->tasks);
 
     if (r < 0) {
         *ret_where = "enter the control group";
         return r;
     }
-    /* The root of the cgroup namespace is where the process is now: the sandbox's own cgroup, in every hierarchy. */
-    if (unshare(CLONE_NEWCGROUP) < 0) {
-        *ret_where = "make the cgroup namespace";
-        return -errno;
-    }
     if ((mk->plan->flags & SP_BOX_NO_NEW_PRIVS) != 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
         *ret_where = "set no_new_privs";
         return -errno;
     }
-    (void)setrlimit(RLIMIT_NOFILE, &files); /* refused above the host's own limit, which then holds */
     return rootfs_enter_and_exec(&mk->rootfs, ret_where);
 }
 

@@ -35,6 +35,8 @@ void child_reset(void)
     }
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    /* Ours are close-on-exec from birth; libnftables' socket is not. */
+    (void)close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
 }
 
 static void set_limit(int resource, rlim_t soft, rlim_t hard)
@@ -54,7 +56,7 @@ __attribute__((noreturn)) static void child_main(const struct jail_plan *plan, i
     if (read(sock, &go, 1) != 1)
         _exit(120);
     child_reset();
-    set_limit(RLIMIT_CORE, 0, 0);
+    set_limit(RLIMIT_CORE, 1, 1); /* 1, not 0: to the kernel that is also "not to the host's core collector" */
     /* Raw calls: libc's would look for threads to tell. */
     if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, 0, 0, 0) < 0 ||
         syscall(SYS_setresuid, 0, 0, 0) < 0) {

@@ -29,8 +29,7 @@
 enum {
     CREATES_MAX = 128, /* creations under way; further requests stay in the socket */
     IMAGERS_MAX = 16,
-    GONE_MAX = 65536, /* ended sandboxes that silicad has not acknowledged; above: no new ones */
-    BOX_NOFILE_MAX = 1 << 20,
+    GONE_MAX = 65536,     /* ended sandboxes that silicad has not acknowledged; above: no new ones */
     JAIL_DEADLINE_S = 10, /* from clone to exec */
     END_WARN_S = 10,      /* a sandbox that is not dead after this is reported, and waited for */
     SERVER_STOP_S = 10,   /* for silica-server to finish after SP_STOP */
@@ -74,7 +73,7 @@ int jail_start(struct spawner *sp, struct jail *j, const struct jail_plan *plan,
 void jail_flush(struct jail *j);
 /* Forgets the child (does not kill it). Fine on a zeroed one. */
 void jail_stop(struct jail *j);
-/* Lets signals and rlimits of a child be those of a fresh process. In the child. */
+/* In a child: signals are those of a fresh process, and no descriptor above 2 survives exec unless it is put there anew. */
 void child_reset(void);
 
 /* ---- box.c ---------------------------------------------------------------------------------------------------------- */

@@ -156,10 +156,13 @@ static int exec_again(struct spawner *sp, int fd, struct err *e)
 
 int upgrade_exec(struct spawner *sp, struct err *e)
 {
-    AUTO_FD fd = memfd_create("silica-upgrade", MFD_ALLOW_SEALING);
+    AUTO_FD fd = -1;
     FILE *f = NULL;
     int copy, r;
 
+    /* Nothing but what is passed on below; libraries' own descriptors too. */
+    (void)close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+    fd = memfd_create("silica-upgrade", MFD_ALLOW_SEALING);
     copy = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
     f = copy >= 0 ? fdopen(copy, "we") : NULL;
     if (f == NULL) {

@@ -68,6 +68,8 @@ def fakes(tmp_path_factory):
     subprocess.run(["musl-gcc", "-static", "-O1", "-o", out / "init", HERE / "fake-init.c"], check=True)
     subprocess.run(["musl-gcc", "-static", "-O1", "-x", "c", "-o", out / "dies", "-"], input=b"int main(void){return 3;}",
                    check=True)
+    subprocess.run(["musl-gcc", "-static", "-O1", "-x", "c", "-o", out / "sleeps", "-"], check=True,
+                   input=b"#include <unistd.h>\nint main(void){for(;;)pause();}")
     (out / "text").write_text("no program")
     (out / "text").chmod(0o755)
     return out
@@ -96,10 +98,10 @@ class Daemon:
         os.chown(self.state / "layers", STORE_BASE, STORE_BASE)
         make_layer(self.state / "layers", DIGEST)
 
-    def command(self, *more, server="server", init="init"):
+    def command(self, *more, server="server", init="init", imager=None):
         port = self.port or 0
         return [BUILD / "silicad", "--state-dir", self.state, "--run-dir", self.run, "--server", self.fakes / server,
-                "--init", self.fakes / init, "--imager", shutil.which("busybox"), "--log-level", "debug",
+                "--init", self.fakes / init, "--imager", self.fakes / imager if imager else shutil.which("busybox"), "--log-level", "debug",
                 f"--listen=127.0.0.1:{port}", *more]
 
     def start(self, *more, **kw):
@@ -403,6 +405,15 @@ def test_a_burst_is_served_and_torn_down(daemon):
         s.event(f"GONE id=burst-{i} ", seconds=20)
 
 
+def test_more_creations_than_may_be_under_way_at_once(daemon):
+    s = daemon.start()
+    n = 150  # CREATES_MAX is 128; the others stay in the socket meanwhile
+    for i in range(n):
+        s.send(f"create {1000 + i} burst-{i} {DIGEST} flags=1")
+    for i in range(n):
+        assert s.event(f" token={1000 + i} ", seconds=30)["line"].startswith("CREATED")
+
+
 def test_hostile_requests_are_refused_one_by_one(daemon):
     s = daemon.start()
     hostile = [
@@ -524,6 +535,34 @@ def test_an_imager_that_dies_closes_its_socket(daemon):
     s.send(f"imager 7 {daemon.log} 1000000 10")  # busybox knows no applet of that name and ends
     assert int(s.event("IMAGER token=7 ")["pid"]) > 1
     assert s.event("RESULT token=7 ")["bytes"] == "0"
+
+
+def test_imagers_have_a_limit_and_end_with_the_server(daemon):
+    s = daemon.start(imager="sleeps")
+    pids = []
+    for i in range(16):
+        s.send(f"imager {500 + i} {daemon.log} 1000000 10")
+        pids.append(int(s.event(f"IMAGER token={500 + i} ")["pid"]))
+    answer = s.ask(f"imager {{t}} {daemon.log} 1000000 10")
+    assert answer["kind"] == "8" and "try again later" in answer["line"]
+
+    # Root of the store's range only, with no network, and only the descriptors of the contract.
+    proc = pathlib.Path(f"/proc/{pids[0]}")
+    assert (proc / "uid_map").read_text().split() == ["0", str(STORE_BASE), "65536"]
+    assert os.readlink(proc / "ns/net") != os.readlink("/proc/self/ns/net")
+    assert sorted(int(fd.name) for fd in (proc / "fd").iterdir()) == [0, 1, 2, 3, 4, 5]
+    assert "NoNewPrivs:\t1" in (proc / "status").read_text()
+
+    os.kill(server_pid(daemon), signal.SIGKILL)
+    wait_for(lambda: not any(alive(p) for p in pids))
+
+
+def test_imagers_do_not_outlive_the_spawner(daemon):
+    s = daemon.start(imager="sleeps")
+    s.send(f"imager 7 {daemon.log} 1000000 10")
+    pid = int(s.event("IMAGER token=7 ")["pid"])
+    daemon.kill()
+    wait_for(lambda: not alive(pid))
 
 
 # ---- deaths ---------------------------------------------------------------------------------------------------------

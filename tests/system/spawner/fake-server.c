@@ -17,7 +17,7 @@
 
 #include "wire/sp.h"
 
-enum { BOXES = 4096, CLIENTS = 8, LOG_MAX = 4 << 20 };
+enum { BOXES = 4096, CLIENTS = 8, IMAGERS = 32, LOG_MAX = 4 << 20 };
 
 static struct {
     char id[SP_ID_MAX];
@@ -32,6 +32,10 @@ static struct {
     uint64_t token;
     char id[SP_ID_MAX];
 } asked[BOXES];
+static struct {
+    int fd;
+    unsigned long long token;
+} imagers[IMAGERS];
 static char *events;
 static size_t events_len;
 static uint64_t adopts_due;
@@ -175,14 +179,15 @@ static void from_spawner(void)
         event("DONE token=%llu", token);
         break;
     case SP_IMAGER_UP: {
-        char text[65536];
         const struct sp_created_imager *up = m.body;
-        int fd = take(&m);
         event("IMAGER token=%llu pid=%d", token, up->pid);
-        (void)fcntl(fd, F_SETFL, 0);
-        ssize_t n = recv(fd, text, sizeof text, 0); /* blocks: tests of the imager ask one thing at a time */
-        event("RESULT token=%llu bytes=%zd", token, n);
-        close(fd);
+        for (unsigned i = 0; i < IMAGERS; i++) {
+            if (imagers[i].fd < 0) {
+                imagers[i].fd = take(&m);
+                imagers[i].token = token;
+                break;
+            }
+        }
         break;
     }
     case SP_STOP: {
@@ -353,6 +358,15 @@ static void from_client(unsigned i)
     }
 }
 
+static void from_imager(unsigned i)
+{
+    char text[65536];
+
+    event("RESULT token=%llu bytes=%zd", imagers[i].token, recv(imagers[i].fd, text, sizeof text, MSG_DONTWAIT));
+    close(imagers[i].fd);
+    imagers[i].fd = -1;
+}
+
 static void accept_client(void)
 {
     int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
@@ -372,12 +386,14 @@ int main(int argc, char *argv[])
     events = malloc(LOG_MAX);
     for (unsigned i = 0; i < CLIENTS; i++)
         clients[i].fd = -1;
+    for (unsigned i = 0; i < IMAGERS; i++)
+        imagers[i].fd = -1;
     event("START uid=%u gid=%u nnp=%d ngroups=%d", getuid(), getgid(), prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0),
           getgroups(0, NULL));
     for (int i = 1; i < argc; i++)
         event("ARG %s", argv[i]);
     for (;;) {
-        struct pollfd p[2 + CLIENTS] = {{.fd = SP_FD, .events = POLLIN}, {.fd = listen_fd, .events = POLLIN}};
+        struct pollfd p[2 + CLIENTS + IMAGERS] = {{.fd = SP_FD, .events = POLLIN}, {.fd = listen_fd, .events = POLLIN}};
 
         for (unsigned i = 0; i < CLIENTS; i++) {
             if (clients[i].fd >= 0 && clients[i].sent < events_len) {
@@ -386,7 +402,13 @@ int main(int argc, char *argv[])
             }
             p[2 + i] = (struct pollfd){.fd = clients[i].fd, .events = POLLIN};
         }
-        (void)poll(p, 2 + CLIENTS, -1);
+        for (unsigned i = 0; i < IMAGERS; i++)
+            p[2 + CLIENTS + i] = (struct pollfd){.fd = imagers[i].fd, .events = POLLIN};
+        (void)poll(p, 2 + CLIENTS + IMAGERS, -1);
+        for (unsigned i = 0; i < IMAGERS; i++) {
+            if (imagers[i].fd >= 0 && p[2 + CLIENTS + i].revents != 0)
+                from_imager(i);
+        }
         if (p[0].revents != 0)
             from_spawner();
         if (p[1].revents != 0)
