@@ -202,6 +202,8 @@ static int install_filter(struct err *e)
         return err_set(e, ENOMEM, "seccomp: %m");
     r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a balanced tree */
     if (r == 0)
+        r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1); /* the pool's threads may run already */
+    if (r == 0)
         r = add_rules(ctx);
     if (r == 0)
         r = seccomp_load(ctx);

@@ -9,11 +9,7 @@
 
 #include "base/fd.h"
 
-static void json_decrefp(json_t **j)
-{
-    json_decref(*j);
-}
-#define AUTO_JSON __attribute__((cleanup(json_decrefp))) json_t
+#define AUTO_JSON json_auto_t
 
 enum { LISTS = 3, WORDS = 2 };
 static const char *const list_keys[LISTS] = {"env", "entrypoint", "cmd"};
