@@ -29,7 +29,7 @@ struct slot {
     int index;        /* -1 = none */
     uint32_t uid_base;
     int layers_fd;    /* the layers directory, idmapped to this slot: detached mount (O_PATH), or -1 when only the path works */
-    char layers_path[64]; /* how to name it in a mount option when fds do not work (a path in the spawner's own mount ns) */
+    char layers_path[192]; /* how to name it in a mount option when fds do not work (a path in the spawner's own mount ns) */
 };
 int slots_init(int layers_dirfd, const char *run_dir, uint32_t *ret_count, struct err *e);
 int slot_take(struct slot *ret, struct err *e);       /* -EAGAIN typed ERR_EXHAUSTED when all are in use */
@@ -47,7 +47,7 @@ int userns_open(uint32_t uid_base, int *ret_fd, struct err *e);
 struct layer {
     enum sp_writable driver; /* SP_W_AUTO = none */
     int dir_fd;              /* O_DIRECTORY of a directory that holds `upper` and `work`, owned by the slot's root */
-    char dir_path[96];       /* for mount options on kernels where an fd will not do */
+    char dir_path[192];      /* for mount options on kernels where an fd will not do */
     uint64_t bytes;
     void *priv;
 };
@@ -170,7 +170,7 @@ struct rootfs_plan {
     uint64_t shm_bytes;
     bool readonly_root;
 };
-/* Never returns on success. On failure returns a negative errno with *RET_WHERE naming the step (static string). */
+/* In a child with a user and a mount namespace of its own, its ids mapped, signals at their defaults. Never returns on success. On failure returns a negative errno with *RET_WHERE naming the step (static string). */
 int rootfs_enter_and_exec(const struct rootfs_plan *p, const char **ret_where);
 
 /* ---- seccomp (seccomp.c): builds the program once, as a balanced tree of ranges, into a sealed memfd ------------- */

@@ -6,7 +6,7 @@
 struct layer_host {
     int boxes_fd; /* <state dir>/boxes */
     char state_dir[256];
-    char run_dir[96];
+    char run_dir[192];
     unsigned serial; /* names of parked layers */
 };
 extern struct layer_host layer_host;
@@ -33,3 +33,8 @@ int layer_give(struct layer *l, uint32_t uid_base, struct err *e);
 /* Closes the fd and takes the mount off its place: what most drivers do to settle. */
 void layer_drop_mount(struct layer *l);
 uint64_t layer_inodes(uint64_t bytes);
+
+/* layer-loop.c: an ext4 in a file of the state directory, or of memory. */
+int loop_make(struct layer *l, uint64_t bytes, bool in_memory, struct err *e);
+/* layer-tmpfs.c: how it is done on a kernel whose tmpfs has no user.* attributes; for tests. */
+void layer_tmpfs_set_fallback(bool on);

@@ -61,6 +61,13 @@ static int anonymous_file(struct err *e)
     return fd;
 }
 
+static int memory_file(struct err *e)
+{
+    int fd = memfd_create("silica-layer", MFD_CLOEXEC);
+
+    return fd < 0 ? err_set(e, errno, "make a memfd for a layer: %m") : fd;
+}
+
 /* ---- templates ---------------------------------------------------------------------------------------------------- */
 
 /* Runs mkfs.ext4 on FD. What it says on stderr ends in E. */
@@ -173,6 +180,14 @@ static int template_get(uint64_t bytes, int *ret_fd, struct err *e)
     return 0;
 }
 
+static ssize_t copy_block(int from, int to, off_t at, off_t end)
+{
+    char block[LAYER_BLOCK];
+    ssize_t n = pread(from, block, end - at < (off_t)sizeof block ? (size_t)(end - at) : sizeof block, at);
+
+    return n <= 0 ? n : pwrite(to, block, (size_t)n, at);
+}
+
 /* The data of FROM and its holes. */
 static int copy_sparse(int from, int to, uint64_t bytes)
 {
@@ -191,6 +206,8 @@ static int copy_sparse(int from, int to, uint64_t bytes)
             off_t in = data, out = data;
             ssize_t n = copy_file_range(from, &in, to, &out, (size_t)(hole - data), 0);
 
+            if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == EINVAL)) /* between two file systems */
+                n = copy_block(from, to, data, hole);
             if (n <= 0)
                 return n == 0 ? -EIO : -errno;
             data += n;
@@ -225,7 +242,7 @@ static int attach_loop(int backing, char ret_dev[32], int *ret_fd, struct err *e
                      LOOP_TRIES);
 }
 
-static int loop_make(struct layer *l, uint64_t bytes, struct err *e)
+int loop_make(struct layer *l, uint64_t bytes, bool in_memory, struct err *e)
 {
     AUTO_FD backing = -1, loop = -1;
     int template = -1, mnt, r;
@@ -234,10 +251,12 @@ static int loop_make(struct layer *l, uint64_t bytes, struct err *e)
     const struct mnt_opt opts[] = {{"source", dev},           {"noinit_itable", NULL}, {"nobarrier", NULL},
                                    {"noauto_da_alloc", NULL}, {"errors", "continue"},  {NULL}};
 
+    if (g.control_fd < 0)
+        return err_typed(e, ERR_UNIMPLEMENTED, NULL, "this host has no loop devices");
     r = template_get(bytes, &template, e);
     if (r < 0)
         return r;
-    backing = anonymous_file(e);
+    backing = in_memory ? memory_file(e) : anonymous_file(e);
     if (backing < 0)
         return backing;
     r = copy_sparse(template, backing, bytes);
@@ -266,7 +285,7 @@ static bool loop_probe(const char *state_dir)
     g.control_fd = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
     if (g.control_fd < 0)
         return false;
-    if (loop_make(&l, (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, NULL) < 0) {
+    if (loop_make(&l, (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, false, NULL) < 0) {
         fd_closep(&g.control_fd);
         return false;
     }
@@ -281,7 +300,7 @@ static int loop_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct 
     if (bytes == (uint64_t)LAYER_DISK_DEFAULT_GIB << 30 && g.ready > 0) {
         *l = g.pool[--g.ready];
     } else {
-        r = loop_make(l, bytes, e);
+        r = loop_make(l, bytes, false, e);
         if (r < 0)
             return r;
     }
@@ -296,7 +315,7 @@ static bool loop_refill(void)
     if (g.ready == LAYER_POOL)
         return false;
     g.pool[g.ready] = (struct layer){.dir_fd = -1};
-    if (loop_make(&g.pool[g.ready], (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, NULL) < 0)
+    if (loop_make(&g.pool[g.ready], (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, false, NULL) < 0)
         return false; /* whoever asks for a layer will get the reason */
     g.ready++;
     return g.ready < LAYER_POOL;

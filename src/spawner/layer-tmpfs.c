@@ -1,4 +1,7 @@
-/* A writable layer in memory: counted as the sandbox's memory, gone with it, no disk involved. */
+/* A writable layer in memory: counted as the sandbox's memory, gone with it, no disk involved.
+ *
+ * An overlay that keeps its marks in user.* attributes needs them in its upper layer, and tmpfs has them since 6.6. On
+ * kernels before that it is an ext4 in a file of memory. Goes away with them. */
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -9,6 +12,8 @@
 #include "base/fd.h"
 #include "spawner/layer-internal.h"
 #include "spawner/mnt.h"
+
+static bool fallback;
 
 static int make(uint64_t bytes, int *ret_mnt, struct err *e)
 {
@@ -21,19 +26,34 @@ static int make(uint64_t bytes, int *ret_mnt, struct err *e)
     return mnt_make("tmpfs", opts, MOUNT_ATTR_NODEV, ret_mnt, e);
 }
 
-/* An overlay that keeps its marks in user.* attributes needs them in its upper layer; tmpfs has them since 6.6. */
-static bool tmpfs_probe(const char *state_dir)
+static bool has_user_attributes(void)
 {
     AUTO_FD mnt = -1, dir = -1;
 
-    (void)state_dir;
     if (make(LAYER_BYTES_MIN, &mnt, NULL) < 0)
         return false;
     dir = openat(mnt, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return dir >= 0 && fsetxattr(dir, "user.silica", "y", 1, 0) == 0;
 }
 
-static int tmpfs_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct err *e)
+static bool tmpfs_probe(const char *state_dir)
+{
+    struct layer l = {.dir_fd = -1};
+
+    (void)state_dir;
+    fallback = !has_user_attributes();
+    if (fallback && loop_make(&l, LAYER_BYTES_MIN, true, NULL) < 0)
+        return false;
+    layer_drop_mount(&l);
+    return true;
+}
+
+void layer_tmpfs_set_fallback(bool on)
+{
+    fallback = on;
+}
+
+static int take_tmpfs(struct layer *l, uint64_t bytes, struct err *e)
 {
     int mnt, r;
 
@@ -43,8 +63,18 @@ static int tmpfs_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct
     if (r < 0)
         return r;
     r = layer_make_dirs(l, e);
-    if (r == 0)
-        r = layer_give(l, uid_base, e);
+    if (r < 0)
+        layer_drop_mount(l);
+    return r;
+}
+
+static int tmpfs_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct err *e)
+{
+    int r = fallback ? loop_make(l, bytes, true, e) : take_tmpfs(l, bytes, e);
+
+    if (r < 0)
+        return r;
+    r = layer_give(l, uid_base, e);
     if (r < 0)
         layer_drop_mount(l);
     return r;

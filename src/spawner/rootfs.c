@@ -15,7 +15,6 @@
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -24,6 +23,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -265,13 +265,10 @@ static int hide_dir(struct child *c, int dirfd, const char *name)
 
 static int attach_root(struct child *c)
 {
-    struct mount_attr private = {.propagation = MS_PRIVATE};
     const char *place = c->plan->mount_point_path != NULL ? c->plan->mount_point_path : "/sys";
 
-    *c->where = "make the host's mounts private";
-    if (mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, &private, sizeof private) < 0)
-        return -errno;
-
+    /* The host's mounts need not be made private: a mount namespace that is made together with a user namespace has none
+     * that propagates back (the kernel makes them slaves), and they are gone in a moment. */
     *c->where = "mount the root file system";
     if (move_mount(c->plan->root_mnt, "", AT_FDCWD, place, MOVE_MOUNT_F_EMPTY_PATH) < 0)
         return -errno;
@@ -423,30 +420,17 @@ static int mount_sys(struct child *c)
 
 /* ---- files of /etc --------------------------------------------------------------------------------------------------- */
 
-static int write_all(int fd, const char *text, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, text, len);
-
-        if (n < 0)
-            return -errno;
-        text += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
-/* A file of our own, bound over NAME: it is written to the tmpfs of /dev, whose name for it goes away again. */
+/* A file of our own, bound over NAME. It is written to the tmpfs of /dev, where its name goes away again (it must have one
+ * while it is bound). */
 static int bind_text(struct child *c, int etc, const char *name, const char *text, const char *end)
 {
+    struct iovec parts[] = {{(void *)(uintptr_t)text, strlen(text)}, {(void *)(uintptr_t)end, strlen(end)}};
     int fd, target, r;
 
     fd = openat(c->dev, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (fd < 0)
         return -errno;
-    r = write_all(fd, text, strlen(text));
-    if (r == 0)
-        r = write_all(fd, end, strlen(end));
+    r = writev(fd, parts, ARRAY_LEN(parts)) == (ssize_t)(parts[0].iov_len + parts[1].iov_len) ? 0 : -EIO;
     (void)close(fd);
     if (r < 0)
         return r;
@@ -526,9 +510,6 @@ static int become_plain(struct child *c)
 
     (void)setsid(); /* fails for a leader, which is what we want to be */
     (void)umask(022);
-    for (int s = 1; s < NSIG; s++)
-        if (s != SIGKILL && s != SIGSTOP)
-            (void)signal(s, SIG_DFL); /* an ignored signal would stay ignored across exec; two numbers are libc's own */
 
     *c->where = "set resource limits";
     if (getrlimit(RLIMIT_NOFILE, &nofile) < 0)

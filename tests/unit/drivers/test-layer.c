@@ -174,6 +174,27 @@ static void a_tmpfs_layer_ends_at_its_size(void **state)
     layer_release(&l);
 }
 
+static void a_layer_in_memory_works_without_attributes_of_tmpfs(void **state)
+{
+    struct err e = {0};
+    struct layer l;
+    char path[64];
+    uint64_t bytes;
+    int why;
+
+    (void)state;
+    layer_tmpfs_set_fallback(true);
+    assert_ok(layer_take(&l, SP_W_TMPFS, 8 << 20, UID, &e), &e);
+    assert_ready(&l);
+    assert_int_equal(bed_loops(&bed), 1); /* the one of the disk's pool: this file is not on disk */
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d/upper", l.dir_fd);
+    assert_int_equal(setxattr(path, "user.overlay.opaque", "y", 1, 0), 0);
+    bytes = fill(l.dir_fd, "upper/big", &why);
+    assert_int_equal(why, ENOSPC);
+    assert_true(bytes > 6 << 20 && bytes <= 8 << 20);
+    layer_release(&l);
+}
+
 static void a_small_or_odd_size_is_rounded_up(void **state)
 {
     struct err e = {0};
@@ -326,7 +347,7 @@ static void a_project_quota_ends_a_layer_at_its_size(void **state)
     uint64_t used, max, bytes;
     struct layer l, claimed;
     char key[LAYER_KEY_MAX];
-    int why;
+    int why, upper;
 
     (void)state;
     layers_fini();
@@ -346,9 +367,11 @@ static void a_project_quota_ends_a_layer_at_its_size(void **state)
     assert_ok(layer_take(&l, SP_W_AUTO, 16 << 20, UID, &e), &e);
     assert_int_equal(l.driver, SP_W_PRJQUOTA);
     assert_ready(&l);
+    upper = openat(l.dir_fd, "upper", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(setresuid(-1, UID, -1), 0); /* root may go beyond a quota */
-    bytes = fill(l.dir_fd, "upper/big", &why);
+    bytes = fill(upper, "big", &why);
     assert_int_equal(setresuid(-1, 0, -1), 0);
+    (void)close(upper);
     assert_int_equal(why, EDQUOT);
     assert_true(bytes > 15 << 20 && bytes <= 16 << 20);
     layer_key(&l, key);
@@ -376,6 +399,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_loop_layer_ends_at_its_size, setup_parked, teardown),
         cmocka_unit_test_setup_teardown(a_tmpfs_layer_ends_at_its_size, setup, teardown),
         cmocka_unit_test_setup_teardown(a_tmpfs_layer_ends_at_its_size, setup_parked, teardown),
+        cmocka_unit_test_setup_teardown(a_layer_in_memory_works_without_attributes_of_tmpfs, setup, teardown),
         cmocka_unit_test_setup_teardown(a_small_or_odd_size_is_rounded_up, setup, teardown),
         cmocka_unit_test_setup_teardown(a_loop_layer_holds_attributes_and_many_small_files, setup, teardown),
         cmocka_unit_test_setup_teardown(the_default_comes_from_the_pool, setup, teardown),

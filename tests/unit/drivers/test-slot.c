@@ -189,7 +189,7 @@ static void uids_of_living_processes_are_left_alone(void **state)
 static void a_slot_can_have_a_place(void **state)
 {
     struct err e = {0};
-    char path[128];
+    char path[256];
     struct slot s;
     struct stat st;
 
