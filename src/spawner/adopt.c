@@ -208,6 +208,7 @@ int adopt_all(struct spawner *sp, struct err *e)
         HASH_DEL(ad.all, f);
         found_free(f);
     }
+    upgrade_forget(sp);
     if (e->code == 0)
         (void)cgs_list(on_cgroup, &ad, e);
     if (e->code == 0 && ad.failed)

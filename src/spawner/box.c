@@ -66,6 +66,12 @@ static void layer_unref(struct spawner *sp, struct layer_use *use)
     free(use);
 }
 
+void box_drop_layers(struct box *box)
+{
+    while (box->layer_count > 0)
+        layer_unref(box->sp, box->layers[--box->layer_count]);
+}
+
 bool layer_in_use(struct spawner *sp, const char *digest)
 {
     struct layer_use *use;
@@ -113,8 +119,7 @@ void box_free(struct box *box)
     link_untell(box);
     box_clear_pid(box);
     HASH_DEL(box->sp->boxes, box);
-    for (unsigned i = 0; i < box->layer_count; i++)
-        layer_unref(box->sp, box->layers[i]);
+    box_drop_layers(box);
     free(box->layers);
     timer_stop(&box->timer);
     fd_close(box->control);

@@ -126,15 +126,7 @@ static void gone(struct box *box)
     }
     if (!box->adopt_due)
         fd_closep(&box->control);
-    for (unsigned i = 0; i < box->layer_count; i++) {
-        struct layer_use *use = box->layers[i];
-
-        if (--use->boxes == 0) {
-            HASH_DEL(sp->layer_uses, use);
-            free(use);
-        }
-    }
-    box->layer_count = 0;
+    box_drop_layers(box);
     box->state = BOX_GONE;
     sp->gone++;
     if (box_record(box, TABLE_GONE, &e) < 0)

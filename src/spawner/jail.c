@@ -99,8 +99,7 @@ static int write_maps(pid_t pid, const struct jail_plan *plan, struct err *e)
         r = write_proc(dir, "gid_map", map);
     if (r < 0)
         return err_set(e, r, "map the ids of process %d: %m", pid);
-    if (!plan->keep_oom_score)
-        (void)write_proc(dir, "oom_score_adj", "0\n"); /* ours is low; theirs must not be */
+    (void)write_proc(dir, "oom_score_adj", "0\n"); /* ours is low; theirs must not be */
     return 0;
 }
 

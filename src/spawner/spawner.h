@@ -59,7 +59,6 @@ struct jail_plan {
     uint32_t uid_base; /* uid and gid 0..65535 inside; also the owner of the user namespace */
     int cgroup_fd;     /* or -1 */
     int netns_fd;      /* or -1 */
-    bool keep_oom_score;
     /* In the parent, before the child may run on: negative = kill it. */
     int (*before_go)(void *arg, pid_t pid, struct err *e);
     /* In the child, as root of its namespaces; async-signal-safe calls only. Does not return on success. */
@@ -133,6 +132,8 @@ struct box *box_new(struct spawner *sp, const char *id, const char (*digests)[SP
 void box_free(struct box *box);
 void box_set_pid(struct box *box, pid_t pid);
 void box_clear_pid(struct box *box);
+/* Its layers may be removed from now on. */
+void box_drop_layers(struct box *box);
 bool layer_in_use(struct spawner *sp, const char *digest);
 /* Appends the box as STATE to the table file. */
 int box_record(struct box *box, enum table_state state, struct err *e);
@@ -192,6 +193,8 @@ void server_stop(struct spawner *sp, bool keep);
 int adopt_all(struct spawner *sp, struct err *e);
 /* The control socket that the image before this one left for ID, or -1; the caller's. */
 int upgrade_control(struct spawner *sp, const char *id);
+/* Closes what was handed over and nobody asked for. */
+void upgrade_forget(struct spawner *sp);
 int upgrade_load(struct spawner *sp, struct err *e);
 /* Becomes the program now on disk. Returns only on failure. */
 int upgrade_exec(struct spawner *sp, struct err *e);

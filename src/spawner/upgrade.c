@@ -30,6 +30,17 @@ int upgrade_control(struct spawner *sp, const char *id)
     return fd;
 }
 
+void upgrade_forget(struct spawner *sp)
+{
+    struct handed *h, *next;
+
+    HASH_ITER (hh, sp->handed, h, next) {
+        fd_close(h->fd);
+        HASH_DEL(sp->handed, h);
+        free(h);
+    }
+}
+
 static int take_over(int fd)
 {
     return fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
