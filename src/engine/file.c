@@ -84,18 +84,33 @@ static void set_error(struct file_op *f, int code)
     err_meta(&f->err, "filepath", f->path);
 }
 
+static void put_number(struct file_op *f, const char *key, uint64_t v)
+{
+    char text[24];
+
+    (void)snprintf(text, sizeof text, "%" PRIu64, v);
+    err_meta(&f->err, key, text);
+}
+
 static void set_too_large(struct file_op *f, uint64_t size)
 {
-    char number[24];
-
     (void)err_typed(&f->err, ERR_EXHAUSTED, "FILE_TOO_LARGE",
                     "file '%.*s' has %" PRIu64 " bytes; at most %" PRIu64 " can be %s at once", FILE_PATH_SHOWN,
                     f->path, size, f->max, f->write ? "written" : "read");
     err_meta(&f->err, "filepath", f->path);
-    (void)snprintf(number, sizeof number, "%" PRIu64, size);
-    err_meta(&f->err, "size_bytes", number);
-    (void)snprintf(number, sizeof number, "%" PRIu64, f->max);
-    err_meta(&f->err, "max_size_bytes", number);
+    put_number(f, "size_bytes", size);
+    put_number(f, "max_size_bytes", f->max);
+}
+
+/* No size_bytes: clients that see one fetch the file as a stream instead, and this one may have no end. */
+static void set_endless(struct file_op *f)
+{
+    (void)err_typed(&f->err, ERR_EXHAUSTED, "FILE_TOO_LARGE",
+                    "file '%.*s' gives more than the %" PRIu64
+                    " bytes that can be read at once, and does not say how many",
+                    FILE_PATH_SHOWN, f->path, f->max);
+    err_meta(&f->err, "filepath", f->path);
+    put_number(f, "max_size_bytes", f->max);
 }
 
 /* ---- the end ----------------------------------------------------------------------------------------------------------- */
@@ -267,7 +282,7 @@ static bool pump_in(struct file_op *f)
     c->len += (size_t)n;
     if (c->len <= f->max)
         return true;
-    set_too_large(f, c->len);
+    set_endless(f);
     return false;
 }
 

@@ -274,6 +274,8 @@ static void a_pumped_file_stops_at_the_limit(void **state)
         fake_turn(&s->f);
     }
     expect(s, ERR_EXHAUSTED, "FILE_TOO_LARGE", "/dev/zero");
+    assert_int_equal(s->err.meta_count, 2); /* no size: it has none */
+    assert_string_equal(s->err.meta[1].key, "max_size_bytes");
     (void)close(take_fd(&pump_write_end));
 }
 
