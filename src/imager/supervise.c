@@ -273,7 +273,7 @@ int supervise(const struct supervise *s)
     char tmp[TMP_NAME_MAX];
     AUTO_FD dir = -1, sock = -1;
     struct err e = {0};
-    pid_t pid;
+    pid_t pid = -1;
     int r;
 
     r = confine_root(s->store, &e);
