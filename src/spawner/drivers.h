@@ -80,7 +80,7 @@ int layer_claim(struct layer *l, enum sp_writable driver, const char *key, uint6
 int layer_usage(const struct layer *l, uint64_t *ret_used, uint64_t *ret_max);
 bool layers_refill(void);
 void layers_fini(void);
-enum { LAYER_DISK_DEFAULT_GIB = 10, LAYER_POOL = 8 };
+enum { LAYER_DISK_DEFAULT_GIB = 10, LAYER_POOL = 16 };
 
 /* One overlay over LAYERS (digests, lowest first) with L on top; READONLY = no upper. *RET_MNT is a detached mount. */
 int overlay_make(const struct slot *s, const struct layer *l, const char *const *digests, unsigned count, bool readonly, int *ret_mnt,
@@ -170,7 +170,8 @@ struct rootfs_plan {
     uint64_t shm_bytes;
     bool readonly_root;
 };
-/* In a child with a user and a mount namespace of its own, its ids mapped, signals at their defaults. Never returns on success. On failure returns a negative errno with *RET_WHERE naming the step (static string). */
+/* In a child with a user and a mount namespace of its own, its ids mapped, its signals at their defaults. Never returns on
+ * success. On failure returns a negative errno with *RET_WHERE naming the step (static string). */
 int rootfs_enter_and_exec(const struct rootfs_plan *p, const char **ret_where);
 
 /* ---- seccomp (seccomp.c): builds the program once, as a balanced tree of ranges, into a sealed memfd ------------- */

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "spawner/keeper.h"
 #include "spawner/layer-internal.h"
 #include "spawner/mnt.h"
 
@@ -277,6 +278,37 @@ int loop_make(struct layer *l, uint64_t bytes, bool in_memory, struct err *e)
     return r;
 }
 
+/* ---- the pool ------------------------------------------------------------------------------------------------------ */
+
+static const uint64_t pool_bytes = (uint64_t)LAYER_DISK_DEFAULT_GIB << 30;
+
+static int make_for_pool(struct layer *l, struct err *e)
+{
+    return loop_make(l, pool_bytes, false, e);
+}
+
+static void start_keeper(void)
+{
+    int keep[] = {layer_host.boxes_fd, g.control_fd, -1};
+
+    if (template_get(pool_bytes, &keep[2], NULL) < 0)
+        return; /* pushed out by other sizes and not to be had again: layers are made here then */
+    (void)keeper_start(make_for_pool, keep, ARRAY_LEN(keep), NULL); /* as above */
+}
+
+/* Takes in what the keeper has made; waits for the first one when the pool is empty. */
+static void collect(bool wait)
+{
+    while (g.ready < LAYER_POOL && keeper_due() > 0) {
+        int r = keeper_receive(&g.pool[g.ready], wait && g.ready == 0, NULL);
+
+        if (r == 0 || (r < 0 && !keeper_runs()))
+            break;
+        if (r > 0)
+            g.ready++;
+    }
+}
+
 static bool loop_probe(const char *state_dir)
 {
     struct layer l = {.dir_fd = -1};
@@ -285,19 +317,23 @@ static bool loop_probe(const char *state_dir)
     g.control_fd = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
     if (g.control_fd < 0)
         return false;
-    if (loop_make(&l, (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, false, NULL) < 0) {
+    if (make_for_pool(&l, NULL) < 0) {
         fd_closep(&g.control_fd);
         return false;
     }
     g.pool[g.ready++] = l;
+    start_keeper();
     return true;
 }
 
 static int loop_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct err *e)
 {
+    bool usual = bytes == pool_bytes;
     int r;
 
-    if (bytes == (uint64_t)LAYER_DISK_DEFAULT_GIB << 30 && g.ready > 0) {
+    if (usual && g.ready == 0)
+        collect(true);
+    if (usual && g.ready > 0) {
         *l = g.pool[--g.ready];
     } else {
         r = loop_make(l, bytes, false, e);
@@ -312,10 +348,19 @@ static int loop_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct 
 
 static bool loop_refill(void)
 {
+    if (!keeper_runs())
+        start_keeper();
+    collect(false);
+    if (keeper_runs()) {
+        while (g.ready + keeper_due() < LAYER_POOL && keeper_ask())
+            ;
+        return false; /* they come by themselves, and are taken in when they are needed */
+    }
+
     if (g.ready == LAYER_POOL)
         return false;
     g.pool[g.ready] = (struct layer){.dir_fd = -1};
-    if (loop_make(&g.pool[g.ready], (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, false, NULL) < 0)
+    if (make_for_pool(&g.pool[g.ready], NULL) < 0)
         return false; /* whoever asks for a layer will get the reason */
     g.ready++;
     return g.ready < LAYER_POOL;
@@ -323,8 +368,14 @@ static bool loop_refill(void)
 
 static void loop_fini(void)
 {
+    while (keeper_runs() && keeper_due() > 0) {
+        collect(true);
+        while (g.ready > 0)
+            layer_drop_mount(&g.pool[--g.ready]);
+    }
     while (g.ready > 0)
         layer_drop_mount(&g.pool[--g.ready]);
+    keeper_stop();
     for (unsigned i = 0; i < TEMPLATES; i++)
         if (g.templates[i].bytes != 0)
             fd_close(g.templates[i].fd);

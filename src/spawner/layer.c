@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "spawner/keeper.h"
 #include "spawner/layer-internal.h"
 #include "spawner/mnt.h"
 #include "spawner/overlay-internal.h"
@@ -37,7 +38,9 @@ int layer_adopt_mount(struct layer *l, int mnt, struct err *e)
     l->dir_path[0] = '\0';
     if (!overlay_by_fd()) {
         static_assert(sizeof l->dir_path == MNT_PLACE_MAX, "a layer's place is a mount's place");
-        r = mnt_park(mnt, layer_host.run_dir, "layers", layer_host.serial++, l->dir_path, e);
+        do /* the keeper counts for itself */
+            r = mnt_park(mnt, layer_host.run_dir, "layers", layer_host.serial++, l->dir_path, e);
+        while (r == -EEXIST);
         if (r < 0) {
             fd_close(mnt);
             return r;
@@ -69,7 +72,7 @@ int layer_give(struct layer *l, uint32_t uid_base, struct err *e)
 void layer_drop_mount(struct layer *l)
 {
     mnt_unpark(l->dir_path);
-    fd_closep(&l->dir_fd);
+    keeper_discard(&l->dir_fd);
 }
 
 uint64_t layer_inodes(uint64_t bytes)

@@ -79,9 +79,8 @@ int mnt_park(int mnt_fd, const char *dir, const char *kind, unsigned n, char ret
         return r;
 
     (void)snprintf(path + strlen(path), sizeof path - strlen(path), "/%u", n);
-    r = make_dir(path, e);
-    if (r < 0)
-        return r;
+    if (mkdir(path, 0700) < 0)
+        return err_set(e, errno, "make directory '%s': %m", path);
 
     if (move_mount(mnt_fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
         r = err_set(e, errno, "mount on '%s': %m", path);

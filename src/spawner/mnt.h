@@ -19,7 +19,7 @@ int mnt_make(const char *fstype, const struct mnt_opt *opts, uint64_t attr, int 
 /* Puts what the kernel said on the context FSFD (from fsopen) behind E's message. */
 void mnt_kernel_words(int fsfd, struct err *e);
 
-/* A place of its own for a detached mount, in the spawner's mount namespace: DIR/<KIND>/<N>. */
+/* A place of its own for a detached mount, in the spawner's mount namespace: DIR/<KIND>/<N>. -EEXIST when it is taken. */
 enum { MNT_PLACE_MAX = 192 };
 int mnt_park(int mnt_fd, const char *dir, const char *kind, unsigned n, char ret_path[MNT_PLACE_MAX], struct err *e);
 /* Undoes mnt_park; an empty path is fine. */

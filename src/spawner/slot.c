@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "spawner/keeper.h"
 #include "spawner/mnt.h"
 #include "spawner/overlay-internal.h"
 #include "spawner/slot-internal.h"
@@ -291,7 +292,7 @@ void slot_drop_mount(struct slot *s)
         mnt_unpark(path);
         s->layers_path[0] = '\0';
     }
-    fd_closep(&s->layers_fd);
+    keeper_discard(&s->layers_fd);
 }
 
 void slot_release(int index)
