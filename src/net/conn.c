@@ -41,20 +41,23 @@ struct conn *conn_new(struct http_server *s, int fd, const struct sockaddr_stora
     return c;
 }
 
+/* A request whose handler still counts on it. */
+static struct http_req *first_live(struct conn *c)
+{
+    for (struct http_req *r = TAILQ_FIRST(&c->reqs); r != NULL; r = TAILQ_NEXT(r, link)) {
+        if (!r->ended)
+            return r;
+    }
+    return NULL;
+}
+
 static void tell_gone(struct conn *c)
 {
     struct http_req *r;
 
     /* A handler that hears of one loss may end other requests of this connection: start over each time. */
-    for (;;) {
-        TAILQ_FOREACH (r, &c->reqs, link) {
-            if (!r->ended)
-                break;
-        }
-        if (r == NULL)
-            return;
+    while ((r = first_live(c)) != NULL)
         req_gone(r, true);
-    }
 }
 
 void conn_free(struct conn *c)
@@ -268,14 +271,8 @@ static void conn_turn(struct defer *d)
  * the same, and whatever runs for a client that left must end. */
 static void conn_eof(struct conn *c)
 {
-    struct http_req *r;
-
     c->peer_eof = true;
-    TAILQ_FOREACH (r, &c->reqs, link) {
-        if (!r->ended)
-            break;
-    }
-    if (r != NULL || c->shut)
+    if (c->shut || first_live(c) != NULL)
         conn_lose(c);
     else
         conn_finish(c);

@@ -106,8 +106,8 @@ static int read_body(struct conn *c, const uint8_t **p, size_t *n)
     if (h->left < 0) {
         int rc = h1_chunked_next(&h->chunked, p, n, &piece, &len);
 
-        if (rc < 0)
-            return refuse(c, 400, "the chunked body is malformed");
+        if (rc < 0) /* once the handler replies it can only be cut */
+            return r->replied ? -EPIPE : refuse(c, 400, "the chunked body is malformed");
         if (rc == 0)
             return 0;
         if (rc == 2)
@@ -151,10 +151,7 @@ static int h1_run(struct conn *c, const uint8_t **p, size_t *n)
         } else if (r->paused) {
             rc = 0;
         } else if (!r->body_done) {
-            /* A malformed chunk after the handler began to reply cannot be refused any more, only cut. */
             rc = *n > 0 ? read_body(c, p, n) : 0;
-            if (rc == -EPROTO && r->replied)
-                rc = -ENOBUFS;
         } else if (!r->eof_told) {
             req_half_close(r);
         } else {

@@ -80,8 +80,8 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
     struct conn *c = arg;
 
     (void)session;
-    if (hd->type > NGHTTP2_CONTINUATION)
-        account_noise(c); /* unknown frames are skipped, but not for ever */
+    if (hd->type == NGHTTP2_PRIORITY)
+        account_noise(c); /* obsolete; on_frame_recv never sees it */
     if (hd->type != NGHTTP2_CONTINUATION)
         c->h2.in_headers = hd->type == NGHTTP2_HEADERS;
     if (hd->type == NGHTTP2_HEADERS)
@@ -229,9 +229,6 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
                  nghttp2_submit_goaway(session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session),
                                        NGHTTP2_NO_ERROR, NULL, 0) != 0)
             conn_lose(c);
-        break;
-    case NGHTTP2_PRIORITY:
-        account_noise(c);
         break;
     default:
         break;
@@ -452,6 +449,11 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         if (code == NGHTTP2_PROTOCOL_ERROR || code == NGHTTP2_FLOW_CONTROL_ERROR || code == NGHTTP2_STREAM_CLOSED ||
             code == NGHTTP2_REFUSED_STREAM || code == NGHTTP2_FRAME_SIZE_ERROR)
             account_reset(c);
+    } else if (frame->hd.type == NGHTTP2_GOAWAY && c->h2.draining && !c->h2.pinged) {
+        /* Only now: a PING submitted along with it would overtake it. */
+        c->h2.pinged = true;
+        if (nghttp2_submit_ping(session, NGHTTP2_FLAG_NONE, drain_ping) != 0)
+            return NGHTTP2_ERR_CALLBACK_FAILURE;
     } else if ((frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS) &&
                (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
                nghttp2_session_get_stream_remote_close(session, id) == 0) {
@@ -593,12 +595,12 @@ static void h2_expired(struct conn *c, enum due due)
     terminate(c, due == DUE_HEAD ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_NO_ERROR);
 }
 
-/* In two steps: requests sent before the peer heard of it are still served. */
+/* In two steps: a notice and a PING; the acknowledgement of the PING says that the peer has read the notice, and the
+ * GOAWAY after it names the last request. What was sent in between is still served. */
 static void h2_drain(struct conn *c)
 {
     c->h2.draining = true;
-    if (nghttp2_submit_shutdown_notice(c->h2.session) != 0 ||
-        nghttp2_submit_ping(c->h2.session, NGHTTP2_FLAG_NONE, drain_ping) != 0)
+    if (nghttp2_submit_shutdown_notice(c->h2.session) != 0)
         conn_lose(c);
 }
 

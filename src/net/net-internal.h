@@ -100,7 +100,7 @@ struct h2 {
     struct nghttp2_session *session;
     bool in_headers; /* a header block is being received */
     bool got_settings;
-    bool draining, terminated;
+    bool draining, pinged, terminated;
     size_t held;     /* body bytes held for paused streams */
     size_t owed;     /* connection credit withheld because of them */
     uint64_t minute; /* start of the accounting window */
@@ -169,12 +169,14 @@ struct listener {
     int fd;
 };
 
+TAILQ_HEAD(listener_list, listener);
+
 struct http_server {
     struct loop *loop;
     const struct http_route *routes;
     unsigned route_count;
     struct http_limits limits;
-    TAILQ_HEAD(, listener) listeners;
+    struct listener_list listeners;
     bool accepting;
     struct timer accept_retry;
     struct conn_list conns, due[DUE_COUNT];
