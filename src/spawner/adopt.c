@@ -108,7 +108,7 @@ static int find_init(struct box *box, struct err *e)
     pidfd = (int)syscall(SYS_pidfd_open, box->pid, 0);
     if (pidfd < 0 || proc_start_ticks(box->pid) != box->start_ticks)
         return err_set(e, ESRCH, "its init is dead");
-    if (box->sp->opt.resume_fd != 0) { /* after an upgrade in place it is our child, and SIGCHLD comes */
+    if (proc_is_child(box->pid)) { /* after an upgrade in place; unless it was adopted before that */
         box->child = true;
         box_set_pid(box, box->pid);
         return 0;

@@ -45,7 +45,8 @@ static ssize_t read_small(int dirfd, const char *path, char *buf, size_t cap)
     return (ssize_t)len;
 }
 
-uint64_t proc_start_ticks(pid_t pid)
+/* A number of /proc/PID/stat, by its place in proc(5); 0 when there is no such process. */
+static uint64_t proc_stat(pid_t pid, int place)
 {
     char path[40], buf[1024], *p;
 
@@ -53,12 +54,22 @@ uint64_t proc_start_ticks(pid_t pid)
     if (read_small(AT_FDCWD, path, buf, sizeof buf) <= 0)
         return 0;
     p = strrchr(buf, ')'); /* the name may hold anything, a ')' too */
-    for (int field = 2; p != NULL && field < 22; field++) {
+    for (int field = 2; p != NULL && field < place; field++) {
         p = strchr(p, ' ');
         if (p != NULL)
             p++;
     }
     return p != NULL ? strtoull(p, NULL, 10) : 0;
+}
+
+uint64_t proc_start_ticks(pid_t pid)
+{
+    return proc_stat(pid, 22);
+}
+
+bool proc_is_child(pid_t pid)
+{
+    return proc_stat(pid, 4) == (uint64_t)getpid();
 }
 
 static void add_nameserver(struct spawner *sp, const char *word, size_t len)

@@ -210,6 +210,7 @@ void host_facts(struct spawner *sp);
 void host_notify(struct spawner *sp, const char *text);
 /* The start time of PID in clock ticks since boot, 0 when there is no such process. */
 uint64_t proc_start_ticks(pid_t pid);
+bool proc_is_child(pid_t pid);
 int mkdir_owned(int dirfd, const char *path, mode_t mode, uint32_t uid, struct err *e);
 /* Ends a silica-server that outlived its spawner: it still holds the listening sockets. */
 void host_end_old_server(struct spawner *sp);

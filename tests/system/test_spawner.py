@@ -725,6 +725,20 @@ def test_an_upgrade_in_place_keeps_pid_and_sandboxes(daemon):
     assert code == 1 and "another silicad" in text
 
 
+def test_an_adopted_sandbox_survives_an_upgrade_and_its_end_is_seen(daemon):
+    s = daemon.start()
+    pid = int(s.create("box-1")["pid"])
+    daemon.kill()
+    s = daemon.start()
+    daemon.process.send_signal(signal.SIGUSR2)
+    wait_for(lambda: "epoch 3" in daemon.log.read_text())
+    s = Server(daemon)
+    s.event("ADOPT id=box-1 ")
+    assert s.say("box-1", "ping") == "pong"
+    assert s.end("box-1")["status"] == "-1"  # not a child of this process: its status went elsewhere
+    assert not alive(pid)
+
+
 def test_sd_notify_is_told(daemon, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         path = str(tmp_path / "notify")
