@@ -17,19 +17,19 @@
 
 /* Limits (defaults; struct http_limits lets tests lower them). */
 struct http_limits {
-    size_t head_max;             /* 32 KiB: one request head, all header bytes (HPACK-decoded for HTTP/2) */
-    unsigned headers_max;        /* 100 header fields */
-    unsigned conns_max;          /* 4096 connections */
-    unsigned streams_max;        /* 256 concurrent HTTP/2 streams a connection */
-    unsigned requests_max;       /* 16384 requests open on all connections; above: 503 */
-    size_t stream_window;        /* 1 MiB: HTTP/2 receive window of a stream */
-    size_t conn_window;          /* 16 MiB; also what paused streams of a connection may hold before all of it is stopped */
-    size_t out_high, out_low;    /* 512 KiB / 128 KiB: reply bytes queued on one request before `writable` goes false */
-    size_t conn_out_max;         /* 8 MiB of framed replies and control frames (1 KiB each) a peer leaves unread: closed */
-    unsigned resets_per_min;     /* 12000: peer RST_STREAMs a minute before GOAWAY ENHANCE_YOUR_CALM */
-    unsigned pings_per_min;      /* 6000: PING + SETTINGS a minute */
-    uint64_t sniff_ns, head_ns;  /* 10 s: time for preface and for one head (slow-loris) */
-    uint64_t idle_ns;            /* 10 min without a request: closed (HTTP/2: GOAWAY first) */
+    size_t head_max;       /* 32 KiB: one request head, all header bytes (HPACK-decoded for HTTP/2) */
+    unsigned headers_max;  /* 100 header fields */
+    unsigned conns_max;    /* 4096 connections */
+    unsigned streams_max;  /* 256 concurrent HTTP/2 streams a connection */
+    unsigned requests_max; /* 16384 requests open on all connections; above: 503 */
+    size_t stream_window;  /* 1 MiB: HTTP/2 receive window of a stream */
+    size_t conn_window;    /* 16 MiB; also what paused streams of a connection may hold before all of it is stopped */
+    size_t out_high, out_low; /* 512 KiB / 128 KiB: reply bytes queued on one request before `writable` goes false */
+    size_t conn_out_max;      /* 8 MiB of framed replies and control frames (1 KiB each) a peer leaves unread: closed */
+    unsigned resets_per_min;  /* 12000: peer RST_STREAMs a minute before GOAWAY ENHANCE_YOUR_CALM */
+    unsigned pings_per_min;   /* 6000: PING + SETTINGS a minute */
+    uint64_t sniff_ns, head_ns; /* 10 s: time for preface and for one head (slow-loris) */
+    uint64_t idle_ns;           /* 10 min without a request: closed (HTTP/2: GOAWAY first) */
 };
 extern const struct http_limits http_limits_default;
 
@@ -110,8 +110,8 @@ void http_reply_err(struct http_req *r, const struct err *e);
 
 struct http_server;
 /* ROUTES and LIMITS must outlive the server; LIMITS NULL = defaults. Routes are tried in order. */
-int http_server_new(struct loop *loop, const struct http_route *routes, unsigned count, const struct http_limits *limits,
-                    struct http_server **ret, struct err *e);
+int http_server_new(struct loop *loop, const struct http_route *routes, unsigned count,
+                    const struct http_limits *limits, struct http_server **ret, struct err *e);
 /* Adopts a listening socket (the server closes it). */
 int http_server_listen_fd(struct http_server *s, int fd, struct err *e);
 /* Graceful end: listeners closed, GOAWAY sent, DONE called when no request is left or after TIMEOUT_NS. */

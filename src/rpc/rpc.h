@@ -16,10 +16,10 @@
 #include "net/http.h"
 
 enum {
-    RPC_MSG_MAX = 100 << 20,        /* largest message, in and out */
-    RPC_MSG_SMALL = 4 << 20,        /* default limit of a method */
-    RPC_IN_TOTAL_MAX = 1 << 30,     /* bytes of unfinished and undelivered request messages of all calls */
-    RPC_STATUS_MSG_MAX = 1024,      /* grpc-message bytes before percent-encoding: clients allow 8 KiB of trailers */
+    RPC_MSG_MAX = 100 << 20,    /* largest message, in and out */
+    RPC_MSG_SMALL = 4 << 20,    /* default limit of a method */
+    RPC_IN_TOTAL_MAX = 1 << 30, /* bytes of unfinished and undelivered request messages of all calls */
+    RPC_STATUS_MSG_MAX = 1024,  /* grpc-message bytes before percent-encoding: clients allow 8 KiB of trailers */
 };
 
 enum rpc_flags {
@@ -35,8 +35,8 @@ enum rpc_why { RPC_GONE_RESET, RPC_GONE_CONN, RPC_GONE_DEADLINE };
 struct rpc_method {
     const char *path; /* "/package.Service/Method" */
     unsigned flags;
-    const ProtobufCMessageDescriptor *in;  /* NULL with start NULL: UNIMPLEMENTED */
-    size_t in_max;                         /* 0 = RPC_MSG_SMALL */
+    const ProtobufCMessageDescriptor *in; /* NULL with start NULL: UNIMPLEMENTED */
+    size_t in_max;                        /* 0 = RPC_MSG_SMALL */
     /* Unary and server-stream methods: MSG is the one request. Client streams: called once for each message; MSG is
      * valid until this returns (arena reset) — for unary it is valid until rpc_finish. */
     void (*message)(struct rpc_call *c, const ProtobufCMessage *msg);
@@ -84,15 +84,15 @@ struct rpc_service {
     const struct rpc_method *methods;
     unsigned count;
     void *data;
-    const char *error_domain; /* ErrorInfo.domain, "cwsandbox.com" */
+    const char *error_domain;  /* ErrorInfo.domain, "cwsandbox.com" */
     const char *reason_prefix; /* "CWSANDBOX_": in front of err.reason in ErrorInfo.reason */
 };
 struct rpc_server;
 /* AUTH decides who calls from the request's headers and peer; returns 0 with *RET_PEER filled (static or long-lived
  * strings) or a negative value with E filled. */
 int rpc_server_new(struct loop *loop, const struct rpc_service *const *services, unsigned count,
-                   int (*auth)(void *arg, const struct http_req *r, struct rpc_peer *ret_peer, struct err *e), void *auth_arg,
-                   struct rpc_server **ret, struct err *e);
+                   int (*auth)(void *arg, const struct http_req *r, struct rpc_peer *ret_peer, struct err *e),
+                   void *auth_arg, struct rpc_server **ret, struct err *e);
 void rpc_server_free(struct rpc_server *s);
 /* Instead of RPC_IN_TOTAL_MAX. */
 void rpc_server_set_in_total(struct rpc_server *s, size_t max);
@@ -101,9 +101,22 @@ extern const struct http_handler rpc_http_handler;
 
 /* Status codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html */
 enum rpc_code {
-    RPC_OK = 0, RPC_CANCELLED = 1, RPC_UNKNOWN = 2, RPC_INVALID_ARGUMENT = 3, RPC_DEADLINE_EXCEEDED = 4, RPC_NOT_FOUND = 5,
-    RPC_ALREADY_EXISTS = 6, RPC_PERMISSION_DENIED = 7, RPC_RESOURCE_EXHAUSTED = 8, RPC_FAILED_PRECONDITION = 9,
-    RPC_ABORTED = 10, RPC_OUT_OF_RANGE = 11, RPC_UNIMPLEMENTED = 12, RPC_INTERNAL = 13, RPC_UNAVAILABLE = 14,
-    RPC_DATA_LOSS = 15, RPC_UNAUTHENTICATED = 16,
+    RPC_OK = 0,
+    RPC_CANCELLED = 1,
+    RPC_UNKNOWN = 2,
+    RPC_INVALID_ARGUMENT = 3,
+    RPC_DEADLINE_EXCEEDED = 4,
+    RPC_NOT_FOUND = 5,
+    RPC_ALREADY_EXISTS = 6,
+    RPC_PERMISSION_DENIED = 7,
+    RPC_RESOURCE_EXHAUSTED = 8,
+    RPC_FAILED_PRECONDITION = 9,
+    RPC_ABORTED = 10,
+    RPC_OUT_OF_RANGE = 11,
+    RPC_UNIMPLEMENTED = 12,
+    RPC_INTERNAL = 13,
+    RPC_UNAVAILABLE = 14,
+    RPC_DATA_LOSS = 15,
+    RPC_UNAUTHENTICATED = 16,
 };
 enum rpc_code rpc_code_of(enum err_kind kind);
