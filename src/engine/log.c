@@ -44,7 +44,13 @@ static void on_readable(struct io *io, uint32_t events)
 {
     struct box_log *l = container_of(io, struct box_log, io);
 
-    (void)events;
+    if (given_fd_pending(l->fd) == 0) { /* an end without a word makes no files */
+        if ((events & EPOLLHUP) != 0) {
+            io_stop(&l->io);
+            fd_close(take_fd(&l->fd));
+        }
+        return;
+    }
     io_stop(&l->io);
     submit(l, LOG_BATCH_MAX);
 }

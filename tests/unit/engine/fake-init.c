@@ -416,7 +416,7 @@ void fake_open(struct fake *f)
     now = f;
     (void)signal(SIGPIPE, SIG_IGN);
     assert_int_equal(loop_new(&f->loop, &e), 0);
-    strcpy(f->dir, "/tmp/silica-engine-XXXXXX");
+    strcpy(f->dir, "/tmp/silica-fake-init-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     f->en.loop = f->loop;
     f->en.epoch = FAKE_EPOCH;

@@ -216,6 +216,10 @@ static void an_empty_log_ends_at_once_and_has_no_files(void **state)
     assert_string_equal(all(s, (struct log_spec){0}), "");
     (void)snprintf(path, sizeof path, "%s/logs", s->f.dir);
     assert_true(access(path, F_OK) < 0);
+    (void)close(take_fd(&s->pipe)); /* main ends without a word */
+    UNTIL(&s->f, s->f.box.log->fd < 0);
+    finish(s);
+    assert_true(access(path, F_OK) < 0);
 }
 
 static void what_was_written_before_the_call_is_seen(void **state)
