@@ -219,7 +219,10 @@ def daemon(fakes):
     yield d
     try:
         if d.process is not None and d.process.poll() is None:
-            d.terminate()
+            try:
+                d.terminate()
+            except subprocess.TimeoutExpired:
+                d.kill()
         if d.cgroups():  # a test that killed the spawner: let the next one clean up
             d.start()
             d.terminate()
