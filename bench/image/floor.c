@@ -1,0 +1,44 @@
+/* What an exec costs at the least: vfork + execve + wait of a program, timed where this runs. Outside for a peer that is a
+ * program of its own (bwrap, docker), inside a sandbox for the floor of an exec there.
+ *
+ * usage: floor ROUNDS PROGRAM [ARG...]. One line per round: microseconds. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+    int rounds = argc > 2 ? atoi(argv[1]) : 0;
+    double *us = calloc((size_t)rounds + 1, sizeof *us);
+
+    if (rounds <= 0 || us == NULL)
+        return 2;
+    for (int i = 0; i < rounds; i++) {
+        uint64_t t0 = now_ns();
+        int status;
+        pid_t pid = vfork();
+
+        if (pid == 0) {
+            (void)execv(argv[2], argv + 2);
+            _exit(127);
+        }
+        if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+            return 1;
+        us[i] = (double)(now_ns() - t0) / 1e3;
+    }
+    for (int i = 0; i < rounds; i++)
+        (void)printf("%.1f\n", us[i]);
+    free(us);
+    return 0;
+}

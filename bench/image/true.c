@@ -1,0 +1,5 @@
+/* The smallest program there is: what starting one costs is the rest. */
+int main(void)
+{
+    return 0;
+}
