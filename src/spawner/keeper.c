@@ -22,7 +22,6 @@
 enum {
     KEEPERS = 3,
     DUE_MAX = 32,
-    KEEP_MAX = 8,
     LATER_MAX = 16,
     LATER_MS = 10,
     PATIENCE_MS = 2000, /* a layer takes some milliseconds */
@@ -33,10 +32,12 @@ enum {
 enum op { OP_MAKE = 1, OP_CLOSE };
 
 struct question {
-    uint32_t op;
+    uint32_t op, pad;
+    uint64_t bytes;
 };
 struct answer {
-    int32_t code;
+    uint64_t bytes;
+    int32_t code, pad;
     char path[192];
     char words[WORDS_MAX];
 };
@@ -102,7 +103,7 @@ static int by_number(const void *a, const void *b)
 
 static void close_others(int sock, const int *keep, unsigned count)
 {
-    int list[KEEP_MAX + 1];
+    int list[KEEPER_KEEP_MAX + 1];
     int next = 3; /* stderr stays: that is where a crash would tell */
 
     memcpy(list, keep, count * sizeof list[0]);
@@ -117,13 +118,13 @@ static void close_others(int sock, const int *keep, unsigned count)
     (void)syscall(SYS_close_range, next, ~0u, 0); /* as above */
 }
 
-static void answer_with_layer(int sock, int (*make)(struct layer *l, struct err *e))
+static void answer_with_layer(int sock, uint64_t bytes, int (*make)(struct layer *l, uint64_t bytes, struct err *e))
 {
     struct layer l = {.dir_fd = -1};
-    struct answer a = {0};
+    struct answer a = {.bytes = bytes};
     struct err e = {0};
 
-    a.code = make(&l, &e);
+    a.code = make(&l, bytes, &e);
     memcpy(a.path, l.dir_path, sizeof a.path);
     memcpy(a.words, e.msg, sizeof a.words);
     a.words[sizeof a.words - 1] = '\0';
@@ -132,7 +133,7 @@ static void answer_with_layer(int sock, int (*make)(struct layer *l, struct err 
     fd_close(l.dir_fd);
 }
 
-static void serve(int sock, int (*make)(struct layer *l, struct err *e))
+static void serve(int sock, int (*make)(struct layer *l, uint64_t bytes, struct err *e))
 {
     struct pollfd p = {.fd = sock, .events = POLLIN};
     int later[LATER_MAX], count = 0, fd;
@@ -153,16 +154,17 @@ static void serve(int sock, int (*make)(struct layer *l, struct err *e))
         if (fd >= 0)
             later[count++] = fd;
         if (q.op == OP_MAKE)
-            answer_with_layer(sock, make);
+            answer_with_layer(sock, q.bytes, make);
     }
 }
 
-int keeper_start(int (*make)(struct layer *l, struct err *e), const int *keep, unsigned count, struct err *e)
+int keeper_start(int (*make)(struct layer *l, uint64_t bytes, struct err *e), const int *keep, unsigned count,
+                 struct err *e)
 {
     int pair[2];
 
     _Static_assert(sizeof(((struct answer *)0)->path) == sizeof(((struct layer *)0)->dir_path), "a path fits");
-    if (count > KEEP_MAX || g.deaths >= DEATHS_MAX)
+    if (count > KEEPER_KEEP_MAX || g.deaths >= DEATHS_MAX)
         return err_set(e, ENOTSUP, "the keeper has died too often");
     /* What an image of the spawner before an upgrade in place has left: exit_signal 0 marks children of this kind. */
     while (waitpid(-1, NULL, __WCLONE | WNOHANG) > 0)
@@ -217,9 +219,9 @@ void keeper_stop(void)
     g.due = 0;
 }
 
-bool keeper_ask(void)
+bool keeper_ask(uint64_t bytes)
 {
-    const struct question q = {OP_MAKE};
+    const struct question q = {.op = OP_MAKE, .bytes = bytes};
 
     if (g.sock < 0 || g.due == DUE_MAX || put(g.sock, &q, sizeof q, -1, MSG_DONTWAIT) < 0)
         return false;
@@ -252,16 +254,16 @@ int keeper_receive(struct layer *l, bool wait, struct err *e)
     }
 
     g.due--;
+    *l = (struct layer){.dir_fd = fd, .bytes = a.bytes};
     if (a.code < 0)
         return err_set(e, a.code, "%.*s", WORDS_MAX, a.words);
-    *l = (struct layer){.dir_fd = fd};
     memcpy(l->dir_path, a.path, sizeof l->dir_path);
     return 1;
 }
 
 void keeper_discard(int *fd)
 {
-    const struct question q = {OP_CLOSE};
+    const struct question q = {.op = OP_CLOSE};
 
     /* Our own copy is not the last one then. When this fails it is, and we wait ourselves. */
     if (*fd >= 0 && g.sock >= 0)

@@ -8,14 +8,17 @@
 
 #include "spawner/drivers.h"
 
+enum { KEEPER_KEEP_MAX = 8 };
 /* MAKE runs in a child, once for each keeper_ask(). KEEP: the descriptors that it needs; the children close all others. */
-int keeper_start(int (*make)(struct layer *l, struct err *e), const int *keep, unsigned count, struct err *e);
+int keeper_start(int (*make)(struct layer *l, uint64_t bytes, struct err *e), const int *keep, unsigned count,
+                 struct err *e);
 bool keeper_runs(void);
-/* Asks for one more layer; false when the keeper takes no more now. */
-bool keeper_ask(void);
+/* Asks for one more layer of BYTES; false when the keeper takes no more now. */
+bool keeper_ask(uint64_t bytes);
 /* How many were asked for and have not come. */
 unsigned keeper_due(void);
-/* 1: *L has come; 0: nothing yet (never with WAIT); negative: that one could not be made, or the keeper is dead. */
+/* 1: *L has come; 0: nothing yet (never with WAIT); negative: one of L->bytes could not be made, or (keeper_runs() says so)
+ * the keeper is dead and nothing comes any more. */
 int keeper_receive(struct layer *l, bool wait, struct err *e);
 /* Closes *FD; not here if possible. */
 void keeper_discard(int *fd);

@@ -5,7 +5,7 @@
  * leaves nothing. The mount is detached; the overlay keeps what it needs of it.
  *
  * The layer dies with its sandbox, so nothing in it is made to survive a crash: no journal, no barriers. Making one costs
- * over a millisecond, so LAYER_POOL of the default size are kept ready. */
+ * over a millisecond, so LAYER_POOL are kept ready (see "the pools"). */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -30,6 +30,8 @@ enum {
     TEMPLATES = 16,  /* sizes remembered; the one longest unused makes room */
     LOOP_TRIES = 32, /* others may take the free device we were told of */
     MKFS_FD = 3,
+    POOLS = 3,
+    LAYER_POOL_SPARE = 4,
 };
 
 struct template
@@ -39,12 +41,18 @@ struct template
     unsigned used;
 };
 
+struct pool {
+    uint64_t bytes; /* 0 = none */
+    struct layer layers[LAYER_POOL];
+    unsigned ready, due, used;
+};
+
 static struct {
     int control_fd;
     struct template templates[TEMPLATES];
     unsigned clock;
-    struct layer pool[LAYER_POOL];
-    unsigned ready;
+    struct pool pools[POOLS];
+    uint64_t missed; /* the last size asked for that has no pool */
 } g = {.control_fd = -1};
 
 /* A file without a name in the boxes directory. */
@@ -278,63 +286,127 @@ int loop_make(struct layer *l, uint64_t bytes, bool in_memory, struct err *e)
     return r;
 }
 
-/* ---- the pool ------------------------------------------------------------------------------------------------------ */
+/* ---- the pools ------------------------------------------------------------------------------------------------------
+ * One for each of the sizes that are asked for, POOLS at most. The one used last is kept full, the others have a few. A size
+ * gets a pool when it is asked for twice in a row of sizes that have none. */
 
-static const uint64_t pool_bytes = (uint64_t)LAYER_DISK_DEFAULT_GIB << 30;
-
-static int make_for_pool(struct layer *l, struct err *e)
+static int make_for_pool(struct layer *l, uint64_t bytes, struct err *e)
 {
-    return loop_make(l, pool_bytes, false, e);
+    return loop_make(l, bytes, false, e);
 }
 
 static void start_keeper(void)
 {
-    int keep[] = {layer_host.boxes_fd, g.control_fd, -1};
+    int keep[TEMPLATES + 2] = {layer_host.boxes_fd, g.control_fd};
+    unsigned n = 2;
 
-    if (template_get(pool_bytes, &keep[2], NULL) < 0)
-        return; /* pushed out by other sizes and not to be had again: layers are made here then */
-    (void)keeper_start(make_for_pool, keep, ARRAY_LEN(keep), NULL); /* as above */
+    for (unsigned i = 0; i < TEMPLATES && n < KEEPER_KEEP_MAX; i++)
+        if (g.templates[i].bytes != 0)
+            keep[n++] = g.templates[i].fd;
+    (void)keeper_start(make_for_pool, keep, n, NULL); /* without it layers are made here */
 }
 
-/* Takes in what the keeper has made; waits for the first one when the pool is empty. */
-static void collect(bool wait)
+static struct pool *pool_of(uint64_t bytes)
 {
-    while (g.ready < LAYER_POOL && keeper_due() > 0) {
-        int r = keeper_receive(&g.pool[g.ready], wait && g.ready == 0, NULL);
+    for (unsigned i = 0; i < POOLS; i++)
+        if (g.pools[i].bytes == bytes)
+            return &g.pools[i];
+    return NULL;
+}
 
-        if (r == 0 || (r < 0 && !keeper_runs()))
-            break;
-        if (r > 0)
-            g.ready++;
+static void pool_empty(struct pool *p)
+{
+    while (p->ready > 0)
+        layer_drop_mount(&p->layers[--p->ready]);
+    *p = (struct pool){0};
+}
+
+/* The pool for a layer of BYTES, if that size has or now gets one. */
+static struct pool *pool_admit(uint64_t bytes)
+{
+    struct pool *p = pool_of(bytes), *oldest = &g.pools[0];
+
+    if (p == NULL && bytes == g.missed) {
+        for (unsigned i = 1; i < POOLS; i++)
+            if (g.pools[i].used < oldest->used)
+                oldest = &g.pools[i];
+        pool_empty(oldest);
+        p = oldest;
+        p->bytes = bytes;
+    }
+    if (p == NULL)
+        g.missed = bytes;
+    else
+        p->used = ++g.clock;
+    return p;
+}
+
+static unsigned pool_target(const struct pool *p)
+{
+    for (unsigned i = 0; i < POOLS; i++)
+        if (g.pools[i].used > p->used)
+            return LAYER_POOL_SPARE;
+    return LAYER_POOL;
+}
+
+static void nothing_is_due(void)
+{
+    for (unsigned i = 0; i < POOLS; i++)
+        g.pools[i].due = 0;
+}
+
+/* Takes in what the keeper has made. With WANTED: waits until that pool has one, or none is due for it. */
+static void collect(const struct pool *wanted)
+{
+    struct layer l;
+    struct pool *p;
+    int r;
+
+    while (keeper_due() > 0) {
+        bool wait = wanted != NULL && wanted->ready == 0 && wanted->due > 0;
+
+        r = keeper_receive(&l, wait, NULL);
+        if (r < 0 && !keeper_runs())
+            nothing_is_due();
+        if (r == 0 || !keeper_runs())
+            return;
+        p = pool_of(l.bytes);
+        if (p != NULL && p->due > 0)
+            p->due--;
+        if (r > 0 && p != NULL && p->ready < LAYER_POOL)
+            p->layers[p->ready++] = l;
+        else if (r > 0)
+            layer_drop_mount(&l); /* its pool is gone or full */
     }
 }
 
 static bool loop_probe(const char *state_dir)
 {
-    struct layer l = {.dir_fd = -1};
+    struct pool *p = &g.pools[0];
 
     (void)state_dir;
     g.control_fd = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
     if (g.control_fd < 0)
         return false;
-    if (make_for_pool(&l, NULL) < 0) {
+    *p = (struct pool){.bytes = (uint64_t)LAYER_DISK_DEFAULT_GIB << 30, .used = ++g.clock};
+    if (make_for_pool(&p->layers[0], p->bytes, NULL) < 0) {
         fd_closep(&g.control_fd);
         return false;
     }
-    g.pool[g.ready++] = l;
+    p->ready = 1;
     start_keeper();
     return true;
 }
 
 static int loop_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct err *e)
 {
-    bool usual = bytes == pool_bytes;
+    struct pool *p = pool_admit(bytes);
     int r;
 
-    if (usual && g.ready == 0)
-        collect(true);
-    if (usual && g.ready > 0) {
-        *l = g.pool[--g.ready];
+    if (p != NULL && p->ready == 0)
+        collect(p);
+    if (p != NULL && p->ready > 0) {
+        *l = p->layers[--p->ready];
     } else {
         r = loop_make(l, bytes, false, e);
         if (r < 0)
@@ -346,35 +418,46 @@ static int loop_take(struct layer *l, uint64_t bytes, uint32_t uid_base, struct 
     return r;
 }
 
+static bool refill_here(struct pool *p)
+{
+    if (p->ready >= pool_target(p) || make_for_pool(&p->layers[p->ready], p->bytes, NULL) < 0)
+        return false; /* whoever asks for a layer will get the reason */
+    p->ready++;
+    return true;
+}
+
 static bool loop_refill(void)
 {
+    bool more = false;
+
+    if (g.control_fd < 0)
+        return false;
     if (!keeper_runs())
         start_keeper();
-    collect(false);
-    if (keeper_runs()) {
-        while (g.ready + keeper_due() < LAYER_POOL && keeper_ask())
-            ;
-        return false; /* they come by themselves, and are taken in when they are needed */
-    }
+    collect(NULL);
+    for (unsigned i = 0; i < POOLS; i++) {
+        struct pool *p = &g.pools[i];
 
-    if (g.ready == LAYER_POOL)
-        return false;
-    g.pool[g.ready] = (struct layer){.dir_fd = -1};
-    if (make_for_pool(&g.pool[g.ready], NULL) < 0)
-        return false; /* whoever asks for a layer will get the reason */
-    g.ready++;
-    return g.ready < LAYER_POOL;
+        if (p->bytes == 0)
+            continue;
+        if (!keeper_runs())
+            more |= refill_here(p);
+        else /* they come by themselves, and are taken in when they are needed */
+            while (p->ready + p->due < pool_target(p) && keeper_ask(p->bytes))
+                p->due++;
+    }
+    return more;
 }
 
 static void loop_fini(void)
 {
-    while (keeper_runs() && keeper_due() > 0) {
-        collect(true);
-        while (g.ready > 0)
-            layer_drop_mount(&g.pool[--g.ready]);
-    }
-    while (g.ready > 0)
-        layer_drop_mount(&g.pool[--g.ready]);
+    struct layer l;
+
+    while (keeper_runs() && keeper_due() > 0)
+        if (keeper_receive(&l, true, NULL) > 0)
+            layer_drop_mount(&l);
+    for (unsigned i = 0; i < POOLS; i++)
+        pool_empty(&g.pools[i]);
     keeper_stop();
     for (unsigned i = 0; i < TEMPLATES; i++)
         if (g.templates[i].bytes != 0)

@@ -312,6 +312,30 @@ static void sizes_seen_before_are_fast(void **state)
     }
 }
 
+static void a_size_in_demand_gets_a_pool(void **state)
+{
+    const uint64_t sizes[] = {40 << 20, 40 << 20, 50 << 20, 50 << 20, 60 << 20, 60 << 20, 40 << 20, 40 << 20};
+    struct err e = {0};
+    struct layer l;
+    uint64_t t;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        assert_ok(layer_take(&l, SP_W_LOOP, sizes[i], UID, &e), &e);
+        assert_int_equal(l.bytes, sizes[i]);
+        assert_ready(&l);
+        layer_release(&l);
+        (void)layers_refill();
+    }
+    (void)usleep(300000);
+    (void)layers_refill();
+    t = clock_mono();
+    assert_ok(layer_take(&l, SP_W_LOOP, 40 << 20, UID, &e), &e);
+    print_message("loop layer of a size in demand: %llu us\n", (unsigned long long)(clock_mono() - t) / 1000);
+    assert_ready(&l);
+    layer_release(&l);
+}
+
 static void a_spawner_that_is_killed_leaves_no_loop_device(void **state)
 {
     int ready[2], status;
@@ -408,6 +432,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_default_comes_from_the_pool, setup, teardown),
         cmocka_unit_test_setup_teardown(an_empty_layer_takes_little_of_the_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(sizes_seen_before_are_fast, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_size_in_demand_gets_a_pool, setup, teardown),
         cmocka_unit_test_setup_teardown(a_spawner_that_is_killed_leaves_no_loop_device, setup, teardown),
         cmocka_unit_test_setup_teardown(a_project_quota_ends_a_layer_at_its_size, setup, teardown),
     };
