@@ -366,8 +366,8 @@ static void a_hundred_thousand_entries_are_fine(void **state)
 
     (void)state;
     for (int i = 0; i < 100000; i++) {
-        (void)snprintf(name, sizeof name, "d%d/f%d", i / 1000, i);
-        tar_add(&b, &(struct tar_entry){.name = name});
+        (void)snprintf(name, sizeof name, "d%d/sub", i % 100); /* few inodes: the disk is not what is tested */
+        tar_add(&b, &(struct tar_entry){.name = name, .type = '5'});
     }
     (void)close(unpack(&b, &a));
     assert_int_equal(a.layer.entries, 100000);

@@ -59,6 +59,7 @@ void world_init(struct world *w, const char *imager)
     /* Within reach of the imager's ids, so that only its own care protects it. */
     assert_int_equal(fchown(fd, WORLD_UID_BASE, WORLD_UID_BASE), 0);
     (void)close(fd);
+    assert_non_null(imager); /* SILICA_IMAGER, set by meson */
     w->imager = imager;
 }
 
