@@ -190,6 +190,8 @@ void engine_runner(struct engine *en, struct runner_info *ret)
         .cpu_millis_free = en->cpu_promised < cpu ? (uint32_t)(cpu - en->cpu_promised) : 0,
         .memory_total = memory,
         .memory_free = en->memory_promised < memory ? memory - en->memory_promised : 0,
+        .default_memory_bytes = en->config.default_memory_bytes,
+        .default_cpu_millis = en->config.default_cpu_millis,
         .boxes_live = en->live,
         .boxes_max = en->config.boxes_max,
         .healthy = !en->stopping && en->hello,

@@ -9,7 +9,8 @@
 #include "net/text.h"
 
 /* Clients announce 8 KiB for all trailers: a full message, percent-encoded, and its details must fit. */
-static_assert(3 * ERR_MSG_MAX + (ERR_MSG_MAX + ERR_META_MAX * (ERR_META_VALUE_MAX + 80) + 512) * 4 / 3 < 8 * 1024 - 512,
+static_assert(3 * ERR_MSG_MAX + (2 * ERR_MSG_MAX + (ERR_META_MAX + 1) * (ERR_META_VALUE_MAX + 80) + 640) * 4 / 3 <
+                  8 * 1024 - 512,
               "trailers fit into 8 KiB");
 static_assert((int)ERR_MSG_MAX <= (int)RPC_STATUS_MSG_MAX, "an error's message is never cut by the wire limit alone");
 
@@ -139,23 +140,69 @@ static void put_error_info(struct pb *w, const struct err *e, const struct rpc_s
     }
 }
 
-/* google.rpc.Status { code = 1; message = 2; repeated Any details = 3 } with one Any { type_url = 1; value = 2 }. */
+/* The field that a refused request got wrong, as its dialect named it; NULL for any other error. */
+static const char *wrong_field(const struct err *e)
+{
+    for (unsigned i = 0; e->kind == ERR_INVALID && i < e->meta_count; i++) {
+        if (strcmp(e->meta[i].key, "field") == 0)
+            return e->meta[i].value;
+    }
+    return NULL;
+}
+
+/* google.rpc.BadRequest { repeated FieldViolation field_violations = 1 } with FieldViolation { field = 1; description = 2 } */
+static void put_bad_request(struct pb *w, const char *field, const char *message)
+{
+    uint8_t room[ERR_META_VALUE_MAX + ERR_MSG_MAX + 64];
+    struct pb violation = {room, room + sizeof room, false};
+    char clean[ERR_META_VALUE_MAX];
+
+    (void)utf8_clean(clean, sizeof clean, field);
+    pb_string(&violation, 1, clean);
+    pb_string(&violation, 2, message);
+    w->full = w->full || violation.full;
+    pb_bytes(w, 1, room, (size_t)(violation.at - room));
+}
+
+/* google.protobuf.Any { type_url = 1; value = 2 } as field 3 of W */
+static void put_any(struct pb *w, const char *type, const uint8_t *value, size_t len)
+{
+    uint8_t room[1200];
+    struct pb any = {room, room + sizeof room, false};
+
+    pb_string(&any, 1, type);
+    pb_bytes(&any, 2, value, len);
+    w->full = w->full || any.full;
+    pb_bytes(w, 3, room, (size_t)(any.at - room));
+}
+
+/* google.rpc.Status { code = 1; message = 2; repeated Any details = 3 } */
 static bool put_details(char *out, const struct err *e, const char *message, const struct rpc_service *service)
 {
-    uint8_t info[1024], any[1200], all[RPC_DETAILS_MAX];
-    struct pb wi = {info, info + sizeof info, false}, wa = {any, any + sizeof any, false},
-              ws = {all, all + sizeof all, false};
+    uint8_t part[1024], all[RPC_DETAILS_MAX];
+    struct pb w = {all, all + sizeof all, false};
+    const char *field = wrong_field(e);
 
-    put_error_info(&wi, e, service);
-    pb_string(&wa, 1, "type.googleapis.com/google.rpc.ErrorInfo");
-    pb_bytes(&wa, 2, info, (size_t)(wi.at - info));
-    pb_varint(&ws, 1 << 3);
-    pb_varint(&ws, rpc_code_of(e->kind));
-    pb_string(&ws, 2, message);
-    pb_bytes(&ws, 3, any, (size_t)(wa.at - any));
-    if (wi.full || wa.full || ws.full)
+    pb_varint(&w, 1 << 3);
+    pb_varint(&w, rpc_code_of(e->kind));
+    pb_string(&w, 2, message);
+    if (e->reason != NULL) {
+        struct pb info = {part, part + sizeof part, false};
+
+        put_error_info(&info, e, service);
+        w.full = w.full || info.full;
+        put_any(&w, "type.googleapis.com/google.rpc.ErrorInfo", part, (size_t)(info.at - part));
+    }
+    if (field != NULL) {
+        struct pb bad = {part, part + sizeof part, false};
+
+        put_bad_request(&bad, field, message);
+        w.full = w.full || bad.full;
+        put_any(&w, "type.googleapis.com/google.rpc.BadRequest", part, (size_t)(bad.at - part));
+    }
+    if (w.full)
         return false;
-    base64(out, all, (size_t)(ws.at - all));
+    base64(out, all, (size_t)(w.at - all));
     return true;
 }
 
@@ -175,7 +222,7 @@ void rpc_status_fill(struct rpc_status *s, const struct err *e, const struct rpc
     percent_encode(s->message, message);
     if (s->message[0] != '\0')
         s->fields[s->count++] = (struct http_field){"grpc-message", s->message};
-    if (e->reason != NULL && service != NULL && service->error_domain != NULL &&
+    if ((e->reason != NULL || wrong_field(e) != NULL) && service != NULL && service->error_domain != NULL &&
         put_details(s->details, e, message, service))
         s->fields[s->count++] = (struct http_field){"grpc-status-details-bin", s->details};
 }
