@@ -4,6 +4,7 @@
  * adopts what lives), confinement, then listening and SP_READY. End: SP_STOP from the spawner (SIGTERM of the service), or
  * the link's end of file (the spawner died: sandboxes live on and the next spawner finds them). */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include "rpc/rpc.h"
 #include "wire/sp.h"
 
-enum { ROUTES_MAX = 16, DRAIN_S = 5 };
+enum { ROUTES_MAX = 16, DRAIN_S = 5, MALLOC_LARGE = 256 << 10, MALLOC_TRIM = 1 << 20 };
 
 struct daemon {
     struct options options;
@@ -160,6 +161,9 @@ int main(int argc, char **argv)
     sigaddset(&quiet, SIGHUP);
     (void)sigprocmask(SIG_BLOCK, &quiet, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    /* Large messages go back to the kernel when they are done: glibc's moving threshold would keep tens of MiB. */
+    (void)mallopt(M_MMAP_THRESHOLD, MALLOC_LARGE);
+    (void)mallopt(M_TRIM_THRESHOLD, MALLOC_TRIM);
 
     if (run(&d, &e) < 0) {
         log_error(NULL, "%s", e.msg);

@@ -191,6 +191,8 @@ int store_column_list(sqlite3_stmt *st, int col, char ***ret)
     if (sqlite3_column_type(st, col) == SQLITE_NULL)
         return 0;
     blob = sqlite3_column_blob(st, col);
+    if (blob == NULL)
+        blob = ""; /* how SQLite gives an empty blob */
     end = blob + sqlite3_column_bytes(st, col);
     if (end != blob && end[-1] != '\0')
         return -EBADMSG;

@@ -6,6 +6,11 @@ import pytest
 from cwsandbox import Sandbox, SandboxDefaults, SandboxStatus, Session
 
 
+def reason_of(daemon, sb):
+    """Older clients leave the reason out of their exceptions; the record has it."""
+    return next(b["reason"] for b in daemon.json("ps", "-a") if b["id"] == sb.sandbox_id)
+
+
 def test_run_is_ready_quickly(daemon):
     started = time.monotonic()
     with Sandbox.run() as sb:
@@ -48,7 +53,8 @@ def test_an_image_that_is_not_here_fails_with_a_reason(daemon):
     sb = Sandbox.run("true", container_image="no-such-image:1")
     with pytest.raises(cwsandbox.SandboxFailedError) as e:
         sb.wait(timeout=20)
-    assert "no-such-image" in str(e.value)
+    assert sb.sandbox_id in str(e.value)
+    assert "no-such-image" in reason_of(daemon, sb)
     sb.stop(missing_ok=True).result()
 
 
@@ -56,7 +62,8 @@ def test_a_main_program_that_does_not_exist_fails_with_a_reason(daemon):
     sb = Sandbox.run("no-such-program", "x")
     with pytest.raises(cwsandbox.SandboxFailedError) as e:
         sb.wait(timeout=20)
-    assert "no-such-program" in str(e.value)
+    assert sb.sandbox_id in str(e.value)
+    assert "no-such-program" in reason_of(daemon, sb)
     sb.stop(missing_ok=True).result()
 
 
@@ -99,9 +106,8 @@ def test_resources_are_echoed_and_enforced(daemon):
 def test_what_is_not_built_is_refused_not_ignored(daemon):
     from cwsandbox import Secret
 
-    sb = Sandbox.run(secrets=[Secret(store="vault", name="token")])
     with pytest.raises(cwsandbox.CWSandboxError) as e:
-        sb.wait(timeout=20)
+        Sandbox.run(secrets=[Secret(store="vault", name="token")]).wait(timeout=20)
     assert "vault" in str(e.value)
 
 
