@@ -6,8 +6,8 @@
  *
  * Options: `userxattr` because layers are unpacked by an imager that is root of a user namespace only, `volatile` because
  * the writable layer is thrown away with the sandbox: without it a sync(2) inside would wait for our disk. `xino=on`
- * keeps st_dev one and the same over all files (find -xdev, du -x, tar --one-file-system); "auto" would give that up, with
- * a line in the kernel log each time, where a file system has no uuid. */
+ * keeps st_dev one and the same over all files (find -xdev, du -x, tar --one-file-system), at the price of a line in the
+ * kernel log for each mount; "auto" gives it up where a file system has no uuid. */
 #include "spawner/overlay-internal.h"
 
 #include <errno.h>
