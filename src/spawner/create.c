@@ -225,6 +225,7 @@ static void created(struct box *box)
     free(c);
     link_resume(sp);
     supervisor_progress(sp);
+    supervisor_idle(sp); /* what it took from the pools */
 }
 
 static void creation_blame(struct box *box, const struct err *e)
@@ -280,6 +281,7 @@ void create_failed(struct box *box)
     free(c);
     link_resume(sp);
     supervisor_progress(sp);
+    supervisor_idle(sp); /* what it took from the pools */
 }
 
 static int admit(struct spawner *sp, const struct box_plan *plan, struct err *e)
