@@ -152,6 +152,7 @@ static void shown(struct box *b)
 {
     b->end = BOX_END_SHOWN;
     box_set_state(b, b->rec->state);
+    box_log_ended(b->log);
     box_retain(b);
     waiters_check(b);
     if (b->hold == BOX_HOLD_LIVE && !b->en->stopping)

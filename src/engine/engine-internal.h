@@ -227,6 +227,9 @@ int box_start_main(struct box *b, struct err *e);
 int box_log_open(struct box *b, int out_fd, struct box_log **ret, struct err *e);
 /* The main process has ended: drain what is in the pipe, then end followers. */
 void box_log_finish(struct box_log *l, void (*done)(struct box *b));
+/* The end of the sandbox is visible: followers are told that there is no more. Not before, or they would ask how it ended and
+ * hear that it runs. NULL is fine. */
+void box_log_ended(struct box_log *l);
 /* Files stay. Readers end with ERR_UNAVAILABLE. NULL is fine. */
 void box_log_free(struct box_log *l);
 int box_log_remove(struct engine *en, const char *id); /* files go */

@@ -190,7 +190,7 @@ static void go(struct log_reader *r)
         return;
     }
     r->idle = false;
-    r->fetch.final = !r->fetch.follow || r->log == NULL || r->log->finished;
+    r->fetch.final = !r->fetch.follow || r->log == NULL || r->log->ended;
     if (work_submit(r->en->loop, &r->work, run_fetch, on_fetch) < 0) {
         (void)err_typed(&e, ERR_EXHAUSTED, NULL, "too many jobs are waiting; try again");
         end(r, &e);
@@ -227,7 +227,7 @@ void log_readers_detach(struct box_log *l)
     struct log_reader *r;
 
     while ((r = LIST_FIRST(&l->readers)) != NULL) {
-        r->lost_log = !l->finished;
+        r->lost_log = !l->ended;
         unlink_log(r);
         if (!r->busy && !r->paused)
             defer_start(r->en->loop, &r->kick, on_kick);
@@ -278,7 +278,7 @@ int engine_logs(struct engine *en, const struct log_spec *spec, const struct log
         .tail = spec->tail_lines,
         .since = spec->since_ns,
     };
-    if (l != NULL && !l->finished) {
+    if (l != NULL && !l->ended) {
         r->log = l;
         LIST_INSERT_HEAD(&l->readers, r, link);
         l->reader_count++;

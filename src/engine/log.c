@@ -70,7 +70,7 @@ static void finished(struct box_log *l)
 
     l->finished = true;
     fd_close(take_fd(&l->fd));
-    log_readers_wake(l);
+    log_readers_wake(l); /* there may be more to read; that it was the last comes with box_log_ended() */
     l->done = NULL;
     if (done != NULL)
         done(l->box); /* may free L */
@@ -214,6 +214,14 @@ void box_log_finish(struct box_log *l, void (*done)(struct box *b))
         timer_stop(&l->retry);
     }
     defer_start(l->en->loop, &l->later, on_finish);
+}
+
+void box_log_ended(struct box_log *l)
+{
+    if (l == NULL)
+        return;
+    l->ended = true;
+    log_readers_wake(l);
 }
 
 void box_log_free(struct box_log *l)

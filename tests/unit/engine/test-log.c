@@ -135,10 +135,14 @@ static void on_finished(struct box *b)
 
 static void finish(struct logs *s)
 {
+    unsigned ended = s->ended;
+
     s->finished = 0;
     box_log_finish(s->f.box.log, on_finished);
     assert_int_equal(s->finished, 0);
     UNTIL(&s->f, s->finished == 1);
+    assert_int_equal(s->ended, ended); /* a follower is let go when the end can be asked for, and it cannot yet */
+    box_log_ended(s->f.box.log);
 }
 
 /* The daemon dies and comes back: the pipe lives on with init. */
