@@ -77,7 +77,8 @@ static void turn_off_forwarding(void)
 }
 
 /* What leaves a sandbox goes to the world, not to this machine, not to its neighbours, not to a metadata service. A
- * refusal is told at once (EHOSTUNREACH, EACCES) instead of a silence that looks like a slow network. */
+ * refusal is told at once (ECONNREFUSED, EHOSTUNREACH) instead of a silence that looks like a slow network. TCP gets a reset:
+ * the kernel sends about one ICMP error a second to one address, and the rest of them would be that silence. */
 static int make_table(struct err *e)
 {
     char text[2600];
@@ -86,11 +87,15 @@ static int make_table(struct err *e)
                    "table inet %1$s { }\n"
                    "delete table inet %1$s\n"
                    "table inet %1$s {\n"
+                   "  chain refuse {\n"
+                   "    meta l4proto tcp reject with tcp reset\n"
+                   "    reject with icmpx type admin-prohibited\n"
+                   "  }\n"
                    "  chain outbound {\n"
-                   "    oifname \"" NAT_IFNAME_ALL "*\" reject with icmpx type admin-prohibited\n"
+                   "    oifname \"" NAT_IFNAME_ALL "*\" goto refuse\n"
                    "    ip daddr { 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 100.100.100.200, 168.63.129.16, %3$s, "
                    "224.0.0.0/4, 240.0.0.0/4 }"
-                   " reject with icmpx type admin-prohibited\n"
+                   " goto refuse\n"
                    "    accept\n"
                    "  }\n"
                    "  chain forward {\n"
@@ -104,7 +109,7 @@ static int make_table(struct err *e)
                    "  chain input {\n"
                    "    type filter hook input priority filter; policy accept;\n"
                    "    iifname \"%2$s*\" ct state established,related accept\n"
-                   "    iifname \"%2$s*\" reject with icmpx type admin-prohibited\n"
+                   "    iifname \"%2$s*\" goto refuse\n"
                    "  }\n"
                    "  chain postrouting {\n"
                    "    type nat hook postrouting priority srcnat; policy accept;\n"
