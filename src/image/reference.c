@@ -54,6 +54,15 @@ static bool is_host(struct span s)
     return is(s, "localhost") || (s.len != 0 && (memchr(s.at, '.', s.len) != NULL || memchr(s.at, ':', s.len) != NULL));
 }
 
+/* What to write for docker.io before PATH: nothing, unless the path would then be read as a host's. */
+static struct span short_host(struct span path)
+{
+    size_t len = path.len;
+    struct span first = cut(&path, '/');
+
+    return first.len != len && is_host(first) ? (struct span){"docker.io", 9} : (struct span){"", 0};
+}
+
 static bool host_valid(struct span s)
 {
     struct span name = cut(&s, ':');
@@ -154,7 +163,7 @@ int image_reference_parse(const char *text, struct image_reference *ret, struct 
         if (!host_valid(host))
             return refuse(text, "its host is not a host name with an optional port", e);
         if (is(host, "docker.io") || is(host, "index.docker.io"))
-            host.len = 0;
+            host = short_host(name);
     }
     colon = name.len != 0 ? memchr(name.at, ':', name.len) : NULL;
     tag = (struct span){"latest", 6};

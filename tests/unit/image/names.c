@@ -94,6 +94,9 @@ static void the_short_form_is_the_name(void **state)
         {"localhost:5000/library/x", "localhost:5000/library/x:latest"},
         {"Registry.Example:443/a__b/c---d/e.f_g:_", "Registry.Example:443/a__b/c---d/e.f_g:_"},
         {"library/", NULL},
+        /* Without its host this would be read as a name of the host a.b. */
+        {"index.docker.io/a.b/c", "docker.io/a.b/c:latest"},
+        {"docker.io/a.b", "a.b:latest"},
     };
     struct image_reference ref;
     struct err e;
