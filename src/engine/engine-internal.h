@@ -168,6 +168,8 @@ int init_tell(struct init_link *l, uint16_t type, uint64_t token, const void *bo
 /* Once, at start: fills en->images (and the layers) from the store. */
 int images_load(struct engine *en, struct err *e);
 void images_free(struct engine *en);
+/* A sandbox has let go of its layers (box_release): those that only it used are removed. */
+void images_box_released(struct engine *en);
 
 /* ---- proc.c: one process, of any kind ---------------------------------------------------------------------------- */
 struct proc_spec {

@@ -32,7 +32,7 @@ struct layer {
     uint64_t bytes;
     unsigned pins;        /* images being named that use it */
     uint64_t fresh_until; /* loop_now(); 0 = old */
-    bool used;            /* of one collection */
+    bool used, by_box;    /* of one collection */
     bool removing;
 };
 
@@ -51,6 +51,7 @@ struct image_state {
     struct removal_list removals;
     unsigned importing_count, waiting_count, removing;
     bool collect_due; /* when the last import has ended */
+    bool box_keeps;   /* the last collection left a layer only because of a sandbox */
 };
 
 /* ---- image.c ---------------------------------------------------------------------------------------------------- */

@@ -163,18 +163,38 @@ void layers_collect(struct image_state *st)
     st->collect_due = st->importing_count > 0;
     if (st->collect_due || st->en->stopping)
         return;
-    HASH_ITER (hh, st->layers, l, next)
+    st->box_keeps = false;
+    HASH_ITER (hh, st->layers, l, next) {
         l->used = l->pins > 0 || l->fresh_until > now;
+        l->by_box = false;
+    }
     HASH_ITER (hh, st->en->images, i, next_image)
         mark(st, i->rec->layers);
     HASH_ITER (hh, st->en->boxes, b, next_box) {
-        if (!box_state_ended(b->state) || b->hold != BOX_HOLD_NONE)
-            mark(st, b->rec->layers);
+        if (box_state_ended(b->state) && b->hold == BOX_HOLD_NONE)
+            continue;
+        for (char **d = b->rec->layers; d != NULL && *d != NULL; d++) {
+            l = layer_find(st, *d);
+            if (l != NULL)
+                l->by_box = true;
+        }
     }
     HASH_ITER (hh, st->layers, l, next) {
-        if (!l->used && !l->removing)
+        if (l->used || l->removing)
+            continue;
+        if (l->by_box)
+            st->box_keeps = true;
+        else
             start_removal(st, l);
     }
+}
+
+void images_box_released(struct engine *en)
+{
+    struct image_state *st = en->image_state;
+
+    if (st != NULL && st->box_keeps)
+        layers_collect(st);
 }
 
 /* ---- import ------------------------------------------------------------------------------------------------------------ */
@@ -211,7 +231,7 @@ static void tell(struct import *im, const struct err *e)
                im->notes != NULL ? (const char *const *)im->notes : none);
     import_free(im);
     start_waiting(st);
-    if (st->importing_count == 0 && st->collect_due)
+    if (st->importing_count == 0)
         layers_collect(st);
 }
 
@@ -220,6 +240,19 @@ static void fire(struct defer *d)
     struct import *im = container_of(d, struct import, fire);
 
     tell(im, &im->err);
+}
+
+/* The layers of one image arrive one after the other: its time to be named begins anew with each. */
+static void keep_fresh(struct image_state *st, struct layer *newest)
+{
+    uint64_t until = loop_now(st->en->loop) + LAYER_FRESH_S * NSEC_PER_SEC;
+    struct layer *l, *next;
+
+    newest->fresh_until = until;
+    HASH_ITER (hh, st->layers, l, next) {
+        if (l->fresh_until != 0)
+            l->fresh_until = until;
+    }
 }
 
 static void recorded(void *arg, const struct err *e)
@@ -233,7 +266,7 @@ static void recorded(void *arg, const struct err *e)
         e = &why;
     }
     if (e == NULL)
-        l->fresh_until = loop_now(im->st->en->loop) + LAYER_FRESH_S * NSEC_PER_SEC;
+        keep_fresh(im->st, l);
     tell(im, e);
 }
 
