@@ -32,8 +32,12 @@ def about():
 def raise_priority():
     """Everything that is measured, peers included, goes before other work on the machine."""
     os.setpriority(os.PRIO_PROCESS, 0, -19)
-    try:  # a session of its own would else be one among many, whatever its nice value
-        pathlib.Path("/proc/self/autogroup").write_text("-19")
+    favour_session("self")  # a session would else be one among many, whatever its nice value
+
+
+def favour_session(pid):
+    try:
+        pathlib.Path(f"/proc/{pid}/autogroup").write_text("-19")
     except OSError:
         pass
 

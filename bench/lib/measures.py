@@ -37,6 +37,7 @@ class Bench:
             self.daemon = Daemon(base=self.base / "daemon", build=self.build).start()
             self.daemon.cli("image", "import", IMAGE, self.tar)
             if self.favour:
+                host.favour_session(self.daemon.server_pid())
                 host.favour_cgroups(f"silica-{tag_of(self.base / 'daemon/run')}")
             return self
         except BaseException:

@@ -28,9 +28,8 @@ static struct {
     char prefix[8];
     unsigned block[BLOCKS_MAX]; /* indices of the blocks this process holds */
     unsigned blocks;
-    uint8_t used[BLOCKS_MAX][NAT_BLOCK / 8];
-    struct netns pool[NETNS_POOL];
-    unsigned pooled;
+    uint8_t used[BLOCKS_MAX][NAT_BLOCK / 8], ours[BLOCKS_MAX][NAT_BLOCK / 8]; /* ours: was given out by this process */
+    unsigned cursor;                                                          /* of the search for a free lease */
 } nat = {.lock_fd = -1};
 
 static bool lock_block(unsigned block)
@@ -49,6 +48,7 @@ static int hold_block(unsigned block, struct err *e)
         return err_typed(e, ERR_EXHAUSTED, NULL, "address block %u belongs to another daemon", block);
     nat.block[nat.blocks] = block;
     memset(nat.used[nat.blocks], 0, sizeof nat.used[0]);
+    memset(nat.ours[nat.blocks], 0, sizeof nat.ours[0]);
     nat.blocks++;
     return 0;
 }
@@ -58,12 +58,16 @@ static int lease_take(uint32_t *ret, struct err *e)
 {
     for (unsigned round = 0; round < 2; round++) {
         for (unsigned b = 0; b < nat.blocks; b++) {
-            for (unsigned i = 0; i < NAT_BLOCK; i++) {
+            for (unsigned n = 0; n < NAT_BLOCK; n++) {
+                /* Round-robin: what has just been given back still has its interface for a moment. */
+                unsigned i = (nat.cursor + n) % NAT_BLOCK;
                 uint32_t lease = nat.block[b] * NAT_BLOCK + i;
 
                 if (lease == 0 || (nat.used[b][i / 8] >> (i % 8) & 1) != 0)
                     continue;
                 nat.used[b][i / 8] |= (uint8_t)(1u << (i % 8));
+                nat.ours[b][i / 8] |= (uint8_t)(1u << (i % 8));
+                nat.cursor = i + 1;
                 *ret = lease;
                 return 0;
             }
@@ -162,42 +166,67 @@ static int open_guest(void *arg, struct err *e)
     return rtnl_open(arg, e);
 }
 
-/* A whole new namespace: for the pool, or at once when the pool is empty. */
-static int make(struct netns *n, struct err *e)
+static int nat_make(struct netns *n, struct err *e)
 {
     struct rtnl *guest = NULL;
-    uint32_t lease;
-    int r;
+    int r = 0;
 
-    r = lease_take(&lease, e);
-    if (r < 0)
-        return r;
-    r = netns_make(n, open_guest, &guest, e);
-    if (r < 0) {
-        rtnl_close(guest);
-        lease_drop(lease);
-        return r;
-    }
-    n->driver = SP_E_NAT;
-    n->lease = lease;
-    r = connect_to_host(n, guest, e);
+    if (nat.host == NULL)
+        r = rtnl_open(&nat.host, e);
+    if (r == 0)
+        r = netns_make(n, open_guest, &guest, e);
+    if (r == 0)
+        r = connect_to_host(n, guest, e);
     rtnl_close(guest);
-    if (r < 0) {
+    if (r < 0)
         netns_close(n);
-        lease_drop(lease);
-    }
     return r;
 }
 
+/* The socket is the spawner's, whose answers must not come here: it has been closed, and another is opened when needed. */
+static void nat_open(void)
+{
+    nat.host = NULL;
+}
+
+/* The pair of interfaces goes with the namespace, as soon as the kernel gets to it; removing it here would wait for that. Should
+ * the lease be used again before, connect_to_host() removes it. */
 static void nat_release(uint32_t lease)
 {
-    char name[IFNAMSIZ];
-    struct err e;
-
-    /* The namespace takes the pair with it when the kernel gets to it; the address must be free now. */
-    ifname(lease, name);
-    (void)rtnl_del_link(nat.host, name, &e);
     lease_drop(lease);
+}
+
+/* What this process has given out and got back. A lease it knows nothing of may be a living sandbox's. */
+static bool is_stale(unsigned long lease)
+{
+    for (unsigned b = 0; b < nat.blocks; b++) {
+        unsigned at = lease % NAT_BLOCK;
+
+        if (nat.block[b] == lease / NAT_BLOCK)
+            return ((nat.ours[b][at / 8] & ~nat.used[b][at / 8]) >> (at % 8) & 1) != 0;
+    }
+    return false;
+}
+
+/* Interfaces of sandboxes that have just gone: nothing is left behind at the end. */
+static void remove_stale(void)
+{
+    struct if_nameindex *all = if_nameindex();
+    size_t len = strlen(nat.prefix);
+
+    for (const struct if_nameindex *i = all; i != NULL && i->if_index != 0; i++) {
+        struct err e;
+        char *end;
+        unsigned long lease;
+
+        if (strncmp(i->if_name, nat.prefix, len) != 0)
+            continue;
+        lease = strtoul(i->if_name + len, &end, 16);
+        if (*end == '\0' && is_stale(lease))
+            (void)rtnl_del_link(nat.host, i->if_name, &e); /* it may have gone meanwhile */
+    }
+    if (all != NULL)
+        if_freenameindex(all);
 }
 
 static bool any_lease(void)
@@ -214,18 +243,27 @@ static bool any_lease(void)
 /* Sandboxes that are kept running keep their leases and the rules: the next spawner of this tag takes them over. */
 static void nat_fini(void)
 {
-    while (nat.pooled > 0) {
-        struct netns *n = &nat.pool[--nat.pooled];
-
-        nat_release(n->lease);
-        netns_close(n);
-    }
+    if (nat.host != NULL)
+        remove_stale();
     nat_rules_fini(any_lease());
     rtnl_close(nat.host);
     fd_close(nat.lock_fd);
     nat.host = NULL;
     nat.lock_fd = -1;
     nat.blocks = 0;
+}
+
+static int try_one(struct err *e)
+{
+    struct netns n = {.fd = -1, .sysfs_fd = -1, .driver = SP_E_NAT};
+    int r = lease_take(&n.lease, e);
+
+    if (r < 0)
+        return r;
+    r = nat_make(&n, e);
+    netns_close(&n);
+    lease_drop(n.lease);
+    return r;
 }
 
 static bool nat_probe(const char *tag, uint32_t *features, struct err *e)
@@ -236,21 +274,12 @@ static bool nat_probe(const char *tag, uint32_t *features, struct err *e)
         return false;
     }
     (void)snprintf(nat.prefix, sizeof nat.prefix, NAT_IFNAME_ALL "%.3s", tag);
-    if (rtnl_open(&nat.host, e) < 0 || nat_rules_init(tag, nat.prefix, e) < 0 || make(&nat.pool[0], e) < 0) {
+    if (rtnl_open(&nat.host, e) < 0 || nat_rules_init(tag, nat.prefix, e) < 0 || try_one(e) < 0) {
         nat_fini();
         return false;
     }
-    nat.pooled = 1;
     *features |= SP_FEAT_NAT;
     return true;
-}
-
-static int nat_take(struct netns *n, struct err *e)
-{
-    if (nat.pooled == 0)
-        return make(n, e);
-    *n = nat.pool[--nat.pooled];
-    return 0;
 }
 
 static int nat_claim(uint32_t lease, struct err *e)
@@ -274,25 +303,13 @@ static int nat_claim(uint32_t lease, struct err *e)
     return 0;
 }
 
-static bool nat_refill(void)
-{
-    struct err e;
-
-    if (nat.pooled == NETNS_POOL)
-        return false;
-    if (make(&nat.pool[nat.pooled], &e) < 0) {
-        log_warn(NULL, "network namespace for the pool: %s", e.msg);
-        return false;
-    }
-    return ++nat.pooled < NETNS_POOL;
-}
-
 const struct egress_driver egress_nat = {
     .name = "nat",
     .probe = nat_probe,
-    .take = nat_take,
+    .lease = lease_take,
     .claim = nat_claim,
     .release = nat_release,
-    .refill = nat_refill,
+    .make = nat_make,
+    .open = nat_open,
     .fini = nat_fini,
 };

@@ -2,9 +2,9 @@
  *
  * A namespace belongs to the host's user namespace, not to the sandbox's: nobody inside can configure it (Docker's
  * default capabilities have no CAP_NET_ADMIN either). That is also why its sysfs is mounted here, by us. It is made for one
- * sandbox and never used again: nothing of one can reach the next. Making one takes hundreds of microseconds, hence the
- * drivers' pools. */
-#include "spawner/egress-internal.h"
+ * sandbox and never used again: nothing of one can reach the next. Making one takes up to tens of milliseconds on a busy
+ * host, hence the pools, and the child that fills them (egress-maker.h). */
+#include "spawner/egress-maker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +26,10 @@ static const struct egress_driver *const table[SP_E_COUNT] = {
     [SP_E_NAT] = &egress_nat,
 };
 static bool works[SP_E_COUNT];
+static struct pool {
+    struct netns ns[NETNS_POOL];
+    unsigned ready, due; /* due: asked for, not come yet */
+} pools[SP_E_COUNT];
 static int home_fd = -1; /* the namespace the spawner itself is in */
 
 /* ---- making one --------------------------------------------------------------------------------------------------- */
@@ -80,31 +84,121 @@ static int furnish(struct netns *n, int (*setup)(void *arg, struct err *e), void
     return setup != NULL ? setup(arg, e) : 0;
 }
 
-int netns_make(struct netns *ret, int (*setup)(void *arg, struct err *e), void *arg, struct err *e)
+int netns_make(struct netns *n, int (*setup)(void *arg, struct err *e), void *arg, struct err *e)
 {
-    struct netns n = {.fd = -1, .sysfs_fd = -1};
     int r;
 
     if (unshare(CLONE_NEWNET) < 0)
         return err_set(e, errno, "make a network namespace: %m");
-    r = furnish(&n, setup, arg, e);
+    r = furnish(n, setup, arg, e);
     if (setns(home_fd, CLONE_NEWNET) < 0) {
         /* A spawner that goes on in a sandbox's network would serve the world from there. */
         log_error(NULL, "cannot return to the host's network namespace: %s", strerror(errno));
         abort();
     }
-    if (r < 0) {
-        netns_close(&n);
-        return r;
-    }
-    *ret = n;
-    return 0;
+    if (r < 0)
+        netns_close(n);
+    return r;
 }
 
 void netns_close(struct netns *n)
 {
     fd_closep(&n->fd);
     fd_closep(&n->sysfs_fd);
+}
+
+/* ---- the pools ---------------------------------------------------------------------------------------------------- */
+
+static int make(struct netns *n, struct err *e)
+{
+    return table[n->driver]->make(n, e);
+}
+
+/* In the child. */
+static void open_drivers(void)
+{
+    for (unsigned i = 0; i < SP_E_COUNT; i++)
+        if (works[i] && table[i]->open != NULL)
+            table[i]->open();
+}
+
+static void drop(struct netns *n)
+{
+    netns_close(n);
+    netns_release(n->driver, n->lease);
+}
+
+/* Takes in what has been made; waits for the first one of DRIVER when WAIT. */
+static void collect(bool wait, enum sp_egress driver)
+{
+    bool failed = false;
+
+    while (maker_runs()) {
+        struct netns n = {.fd = -1, .sysfs_fd = -1};
+        bool now = wait && !failed && pools[driver].ready == 0 && pools[driver].due > 0;
+        struct err e = {0};
+        int r = maker_receive(&n, now, &e);
+
+        if (r == 0)
+            return;
+        if (r < 0) {
+            log_warn(NULL, "network namespace for the pool: %s", e.msg);
+            failed = true;
+            if (!maker_runs())
+                break;
+            netns_release(n.driver, n.lease);
+        }
+        pools[n.driver].due--;
+        if (r > 0 && pools[n.driver].ready < NETNS_POOL)
+            pools[n.driver].ns[pools[n.driver].ready++] = n;
+        else if (r > 0)
+            drop(&n);
+    }
+    /* It has died: what it was to make has leases that nobody uses. They come back with the next start of the spawner. */
+    for (unsigned i = 0; i < SP_E_COUNT; i++)
+        pools[i].due = 0;
+}
+
+static int lease_of(enum sp_egress driver, uint32_t *ret, struct err *e)
+{
+    *ret = 0;
+    return table[driver]->lease != NULL ? table[driver]->lease(ret, e) : 0;
+}
+
+/* One that is made here and now. */
+static int make_here(struct netns *n, enum sp_egress driver, struct err *e)
+{
+    int r;
+
+    *n = (struct netns){.fd = -1, .sysfs_fd = -1, .driver = driver};
+    r = lease_of(driver, &n->lease, e);
+    if (r < 0)
+        return r;
+    r = make(n, e);
+    if (r < 0)
+        netns_release(driver, n->lease);
+    return r;
+}
+
+/* Asks for as many as are missing. False when none could be asked for. */
+static bool ask(enum sp_egress driver)
+{
+    struct pool *p = &pools[driver];
+    bool any = false;
+
+    while (p->ready + p->due < NETNS_POOL) {
+        uint32_t lease;
+
+        if (lease_of(driver, &lease, NULL) < 0)
+            break; /* whoever asks for a network will get the reason */
+        if (!maker_ask(driver, lease)) {
+            netns_release(driver, lease);
+            break;
+        }
+        p->due++;
+        any = true;
+    }
+    return any;
 }
 
 /* ---- for others --------------------------------------------------------------------------------------------------- */
@@ -137,15 +231,19 @@ static const struct egress_driver *driver_of(enum sp_egress driver)
 int netns_take(struct netns *n, enum sp_egress driver, struct err *e)
 {
     const struct egress_driver *d = driver_of(driver);
-    int r;
+    struct pool *p;
 
     *n = (struct netns){.fd = -1, .sysfs_fd = -1, .driver = driver};
     if (d == NULL)
         return err_typed(e, ERR_UNIMPLEMENTED, NULL, "this host cannot give a sandbox a network of kind '%s'",
                          driver < SP_E_COUNT && table[driver] != NULL ? table[driver]->name : "nat");
-    r = d->take(n, e);
-    n->driver = driver;
-    return r;
+    p = &pools[driver];
+    if (p->ready == 0)
+        collect(true, driver);
+    if (p->ready == 0)
+        return make_here(n, driver, e);
+    *n = p->ns[--p->ready];
+    return 0;
 }
 
 int netns_claim(enum sp_egress driver, uint32_t lease, struct err *e)
@@ -167,19 +265,34 @@ void netns_release(enum sp_egress driver, uint32_t lease)
 
 bool egress_refill(void)
 {
-    bool more = false;
+    bool here = false;
 
-    for (unsigned i = 0; i < SP_E_COUNT; i++)
-        if (works[i] && table[i]->refill != NULL)
-            more |= table[i]->refill();
-    return more;
+    (void)maker_start(open_drivers, make, home_fd, NULL); /* where it cannot be had, they are made here */
+    if (maker_runs())
+        collect(false, SP_E_NONE);
+    for (unsigned i = 0; i < SP_E_COUNT; i++) {
+        struct pool *p = &pools[i];
+
+        if (!works[i] || p->ready + p->due >= NETNS_POOL || ask((enum sp_egress)i) || maker_runs() || here)
+            continue;
+        if (make_here(&p->ns[p->ready], (enum sp_egress)i, NULL) < 0)
+            continue; /* whoever asks for one will get the reason */
+        p->ready++;
+        here = true;
+    }
+    return here; /* the others come by themselves, and are taken in when they are needed */
 }
 
 void egress_fini(void)
 {
-    for (unsigned i = 0; i < SP_E_COUNT; i++)
+    maker_stop();
+    for (unsigned i = 0; i < SP_E_COUNT; i++) {
+        while (pools[i].ready > 0)
+            drop(&pools[i].ns[--pools[i].ready]);
+        pools[i].due = 0;
         if (works[i] && table[i]->fini != NULL)
             table[i]->fini();
+    }
     memset(works, 0, sizeof works);
     fd_closep(&home_fd);
 }

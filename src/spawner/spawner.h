@@ -5,7 +5,7 @@
  *   host.c       the spawner's own place: mount namespace, directories, locks, facts of the host
  *   server.c     silica-server: start, death, restart
  *   link.c       the socket to silica-server: requests in, answers and events out
- *   create.c     a request becomes a live sandbox; jail.c clones
+ *   create.c     a request becomes a live sandbox; jail.c clones, slim.c makes that cheap
  *   end.c        a sandbox that ends, up to SP_GONE
  *   box.c        the table of sandboxes, in memory and on disk (table.c reads and writes its records)
  *   adopt.c      the sandboxes of a spawner before this one; upgrade.c makes one out of the running one
@@ -72,6 +72,8 @@ int jail_start(struct spawner *sp, struct jail *j, const struct jail_plan *plan,
 void jail_flush(struct jail *j);
 /* Forgets the child (does not kill it). Fine on a zeroed one. */
 void jail_stop(struct jail *j);
+/* slim.c: once, when start-up is over: makes clones cheap. Children have no nftables, seccomp or name service afterwards. */
+void spawner_slim(void);
 /* In a child: signals are those of a fresh process, and no descriptor above 2 survives exec unless it is put there anew. */
 void child_reset(void);
 

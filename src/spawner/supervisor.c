@@ -400,6 +400,7 @@ int supervisor_run(const struct options *opt, char *const argv[])
         finish(sp);
         return 1;
     }
+    spawner_slim();
     supervisor_idle(sp);
     reap(sp); /* children that ended while an upgrade was under way */
     r = loop_run(sp->loop);
