@@ -43,7 +43,7 @@ __attribute__((format(printf, 5, 0))) static int fill(struct err *e, int code, e
     return -code;
 }
 
-int err_set(struct err *e, int code, const char *fmt, ...)
+int(err_set)(struct err *e, int code, const char *fmt, ...)
 {
     va_list ap;
     int r;
@@ -54,7 +54,7 @@ int err_set(struct err *e, int code, const char *fmt, ...)
     return r;
 }
 
-int err_typed(struct err *e, enum err_kind kind, const char *reason, const char *fmt, ...)
+int(err_typed)(struct err *e, enum err_kind kind, const char *reason, const char *fmt, ...)
 {
     va_list ap;
     int r;
@@ -65,7 +65,7 @@ int err_typed(struct err *e, enum err_kind kind, const char *reason, const char 
     return r;
 }
 
-int err_ctx(struct err *e, const char *fmt, ...)
+int(err_ctx)(struct err *e, const char *fmt, ...)
 {
     char head[ERR_MSG_MAX], all[2 * ERR_MSG_MAX + 4];
     va_list ap;

@@ -55,3 +55,10 @@ void err_meta(struct err *e, const char *key, const char *value);
 
 /* The lower-case word for a kind ("not found"), for logs. */
 const char *err_kind_name(enum err_kind kind);
+
+#ifdef __clang_analyzer__
+/* What the analyzer cannot see in another file: the result is negative, always. */
+#define err_set(...) ((void)(err_set)(__VA_ARGS__), -1)
+#define err_typed(...) ((void)(err_typed)(__VA_ARGS__), -1)
+#define err_ctx(...) ((void)(err_ctx)(__VA_ARGS__), -1)
+#endif

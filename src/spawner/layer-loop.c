@@ -26,6 +26,11 @@
 #include "spawner/layer-internal.h"
 #include "spawner/mnt.h"
 
+/* Little metadata, nothing that a throw-away layer would need to survive a crash. */
+#define MKFS_FEATURES \
+    "extent,flex_bg,uninit_bg,dir_index,dir_nlink,extra_isize,ext_attr,filetype,huge_file,sparse_super2," \
+    "^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file"
+
 enum {
     TEMPLATES = 16,  /* sizes remembered; the one longest unused makes room */
     LOOP_TRIES = 32, /* others may take the free device we were told of */
@@ -98,8 +103,7 @@ static int run_mkfs(int fd, uint64_t bytes, struct err *e)
         "-N",
         inodes,
         "-O",
-        "extent,flex_bg,uninit_bg,dir_index,dir_nlink,extra_isize,ext_attr,filetype,huge_file,sparse_super2,"
-        "^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file",
+        MKFS_FEATURES,
         "-E",
         "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0",
         path,
