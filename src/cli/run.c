@@ -350,6 +350,10 @@ static int parse_run(struct run_options *o, struct lists *l, int argc, char **ar
     for (; r == 0 && i < argc && argv[i][0] == '-'; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
 
+        if (strcmp(name, "--") == 0) {
+            i++;
+            break;
+        }
         if (strcmp(name, "-d") == 0) {
             o->detach = true;
             continue;

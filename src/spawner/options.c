@@ -174,7 +174,7 @@ static const struct option_def defs[] = {
      set_egress},
     {"max-sandboxes", "N", "most sandboxes at a time (default: as many as there are uid ranges)", set_max_sandboxes},
     {"default-disk", "SIZE", "writable disk of a sandbox that asks for none (default 10G)", set_default_disk},
-    {"default-memory", "SIZE", "memory of a sandbox that asks for none (default: no limit)", set_default_memory},
+    {"default-memory", "SIZE", "memory of a sandbox that asks for none (default 2G)", set_default_memory},
     {"keep", NULL, "on SIGTERM leave the sandboxes running; the next silicad takes them over", set_keep},
     {"insecure-listen", NULL,
      "allow --listen on an address that other machines can reach although nobody has to "

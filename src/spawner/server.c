@@ -70,8 +70,10 @@ static int fill_args(struct spawner *sp, struct server_args *a, struct err *e)
     add(a, "--log-level", sp->opt.log_level_word);
     add(a, "--egress", sp->opt.egress == SP_E_NAT ? "nat" : "none");
     add_number(a, "--boxes-max", sp->opt.max_sandboxes != 0 ? sp->opt.max_sandboxes : sp->slot_count);
-    add_number(a, "--default-disk-bytes", sp->opt.default_disk);
-    add_number(a, "--default-memory-bytes", sp->opt.default_memory);
+    if (sp->opt.default_disk != 0)
+        add_number(a, "--default-disk-bytes", sp->opt.default_disk);
+    if (sp->opt.default_memory != 0)
+        add_number(a, "--default-memory-bytes", sp->opt.default_memory);
 
     while (environ != NULL && environ[n] != NULL)
         n++;

@@ -453,7 +453,7 @@ static int make_file(const char *state_dir, char **ret_path, struct err *e)
     if (asprintf(&dir, "%s/db", state_dir) < 0 || asprintf(&path, "%s/silica.db", dir) < 0)
         return err_set(e, ENOMEM, "opening the database: %m");
     if (mkdir(dir, 0700) < 0 && errno != EEXIST)
-        return err_set(e, errno, "make folder '%s': %m", dir);
+        return err_set(e, errno, "make folder '%s': %m (every folder above it must be searchable by uid %u)", dir, geteuid());
     fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_set(e, errno, "open database '%s': %m", path);
