@@ -249,7 +249,13 @@ void box_create_failed(struct box *b, const struct err *e)
     box_release(b);
 }
 
-static void init_ready(struct box *b);
+static void user_known(struct box *b);
+
+/* The question that follows the greeting is under way already. */
+static void init_ready(struct box *b)
+{
+    (void)b;
+}
 
 void box_created(struct box *b, const struct sp_created *c, int control_fd)
 {
@@ -265,6 +271,8 @@ void box_created(struct box *b, const struct sp_created *c, int control_fd)
     }
     if (init_link_new(b, control_fd, init_ready, &b->init, &e) < 0)
         box_fail(b, "cannot talk to the sandbox's init: %s", e.msg);
+    else
+        box_ask_user(b, user_known); /* at once: init answers in order, and its table is empty */
 }
 
 /* ---- the user, then main ---------------------------------------------------------------------------------------- */
@@ -367,11 +375,6 @@ static void user_known(struct box *b)
         box_main_failed(b, &e);
 }
 
-static void init_ready(struct box *b)
-{
-    if (b->end == BOX_END_NONE && !b->stop_asked)
-        box_ask_user(b, user_known);
-}
 
 void box_main_started(struct box *b, uint64_t start_ns)
 {
