@@ -143,6 +143,9 @@ uint32_t proc_greet(struct init *in, uint64_t epoch, bool newer)
         }
         if (p->state != PROC_UP || (!is_kept(p) && !p->reaped))
             continue; /* this silicad knows: it spoke to us on another connection */
+        /* It ended, of the hangup of its terminal perhaps, and nobody heard of it: what it left behind goes the same way. */
+        if (foreign && !is_kept(p))
+            cgroup_kill(in, p->token);
         p->todo = TODO_ENTRY;
         if (!list_has(&p->entryq))
             list_append(&in->entryq, &p->entryq);
