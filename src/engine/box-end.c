@@ -178,13 +178,16 @@ void box_kill(struct box *b)
 
 void box_release(struct box *b)
 {
+    struct engine *en = b->en;
+
     b->hold = BOX_HOLD_NONE;
     box_uncount(b);
     init_link_free(b->init);
     b->init = NULL;
     procs_lost(b);
     box_adopt_settled(b);
-    settle(b);
+    settle(b);                /* may free B */
+    images_box_released(en); /* layers that only this sandbox used can go now */
 }
 
 static void gone_reason(struct box *b, const struct sp_gone *g)

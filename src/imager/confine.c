@@ -66,6 +66,7 @@ static const struct {
     {SCMP_SYS(tgkill), BOTH}, /* abort() */
     {SCMP_SYS(unlinkat), BOTH},
     {SCMP_SYS(write), BOTH},
+    {SCMP_SYS(syncfs), SUPERVISOR},
     {SCMP_SYS(fchmod), UNPACKER},
     {SCMP_SYS(fchown), UNPACKER},
     {SCMP_SYS(fchownat), UNPACKER},

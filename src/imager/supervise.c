@@ -208,6 +208,9 @@ static int adopt(const struct supervise *s, const struct wire_msg *m, const char
     digest = wire_get_str(m, body->digest, &bad);
     if (bad || !is_digest(digest))
         return err_set(e, EBADMSG, "the unpacker's answer is malformed");
+    /* A name in the store is a promise about content, and a power cut must not break it. */
+    if (syncfs(s->store) < 0)
+        return err_set(e, errno, "cannot write the layer to disk: %m");
     if (renameat2(s->store, tmp, s->store, digest, RENAME_NOREPLACE) == 0)
         return 0;
     if (errno != EEXIST)
