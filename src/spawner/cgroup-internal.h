@@ -12,6 +12,7 @@ enum { CG_PATH_MAX = 512, CG_TEXT_MAX = 4096 };
 struct cg_host {
     char dir[64];             /* "silica-<tag>" */
     bool has[CG_CONTROLLERS]; /* some driver has it */
+    const char *v2_given;     /* by cgs_parent(), or NULL */
     char v2_mount[CG_PATH_MAX];
     int v2_fd; /* <v2 mount>/.../silica-<tag> */
     int v2_parent_fd;

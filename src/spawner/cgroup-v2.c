@@ -1,9 +1,10 @@
 /* Cgroup v2: membership on every host, limits where it has the controllers.
  *
- * Where our directory goes: below our own cgroup when the host's manager delegated that to us (systemd marks it with an
- * extended attribute), else at the top of the hierarchy, beside the manager's own directories, as container engines
- * without a manager's help do; there sandboxes outlive the service. A delegated cgroup has us in it, and a cgroup with
- * processes cannot hand controllers to its children, so we then move to a leaf first. */
+ * Where our directory goes: below the cgroup that was given (the service's unit gives a sibling of its own, which is not
+ * emptied when the service restarts), else below our own cgroup when the host's manager delegated that to us (systemd
+ * marks it with an extended attribute), else at the top of the hierarchy, beside the manager's own directories, as
+ * container engines without a manager's help do; there sandboxes outlive the service. A delegated cgroup has us in it, and
+ * a cgroup with processes cannot hand controllers to its children, so we then move to a leaf first. */
 #include "spawner/cgroup-internal.h"
 
 #include <errno.h>
@@ -37,6 +38,10 @@ static void choose_parent(char out[CG_PATH_MAX], bool *ret_delegated)
     size_t len;
 
     *ret_delegated = false;
+    if (cg_host.v2_given != NULL) {
+        (void)snprintf(out, CG_PATH_MAX, "%s/%s", cg_host.v2_mount, cg_host.v2_given);
+        return;
+    }
     (void)snprintf(out, CG_PATH_MAX, "%s", cg_host.v2_mount);
     if (cg_own(NULL, own) < 0 || strcmp(own, "/") == 0 || strstr(own, "/..") != NULL)
         return;
@@ -101,7 +106,8 @@ static int enable_in_parent(bool *has, const char *path, bool is_delegated, stru
             return err_set(e, r, "move to '%s/" LEAF "': %m", path);
     }
     r = enable(cg_host.v2_parent_fd, has, e);
-    if (r == -EBUSY && !is_delegated) { /* the top of a cgroup namespace: we may be what is in the way */
+    if (r == -EBUSY && !is_delegated &&
+        cg_host.v2_given == NULL) { /* the top of a cgroup namespace: we may be what is in the way */
         r = move_to_leaf(cg_host.v2_parent_fd);
         if (r == 0)
             r = enable(cg_host.v2_parent_fd, has, e);

@@ -221,6 +221,11 @@ int cg_own(const char *controller, char out[CG_PATH_MAX])
 
 /* ---- for others --------------------------------------------------------------------------------------------------- */
 
+void cgs_parent(const char *path)
+{
+    cg_host.v2_given = path;
+}
+
 int cgs_init(const char *tag, uint32_t *features, struct err *e)
 {
     static const uint32_t v1_features[CG_CONTROLLERS] = {SP_FEAT_CG1_MEMORY, SP_FEAT_CG1_CPU, SP_FEAT_CG1_PIDS};

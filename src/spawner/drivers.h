@@ -102,6 +102,8 @@ struct cg_limits {
     uint64_t memory_max, cpu_quota_us, cpu_period_us, pids_max;
     uint32_t cpu_weight;
 };
+/* Before cgs_init(): put ours below PATH, relative to the v2 mount, whatever cgroup we are in ourselves. Not copied. */
+void cgs_parent(const char *path);
 int cgs_init(const char *tag, uint32_t *features, struct err *e);
 int cg_create(struct cg *cg, const char *id, const struct cg_limits *lim, uint32_t uid_base, struct err *e);
 /* Puts PID into the v1 controllers (nothing on pure v2); before the child execs. */

@@ -70,6 +70,19 @@ static int set_egress(struct options *opt, const char *value, struct err *e)
     return err_typed(e, ERR_INVALID, NULL, "--egress is one of nat, none, not '%s'", value);
 }
 
+static int set_cgroup(struct options *opt, const char *value, struct err *e)
+{
+    const char *path = value + strspn(value, "/");
+
+    if (path[0] == '\0' || strlen(path) >= OPT_CGROUP_MAX || strstr(path, "..") != NULL)
+        return err_typed(e, ERR_INVALID, NULL,
+                         "--cgroup needs the name of a control group, such as silica.slice/silica-sandboxes.service, "
+                         "not '%.80s'",
+                         value);
+    opt->cgroup = path;
+    return 0;
+}
+
 static int set_number(uint64_t *ret, uint64_t min, uint64_t max, const char *name, const char *value, struct err *e)
 {
     char *end;
@@ -170,6 +183,8 @@ static const struct option_def defs[] = {
     {"listen", "ADDR:PORT", "serve here; may be given several times (default 127.0.0.1:7878)", set_listen},
     {"state-dir", "DIR", "images, records and logs (default /var/lib/silica)", set_state_dir},
     {"run-dir", "DIR", "sockets and the table of live sandboxes (default /run/silica)", set_run_dir},
+    {"cgroup", "PATH", "make the sandboxes' control groups below this one of cgroup v2, which nobody else may use",
+     set_cgroup},
     {"egress", "nat|none", "how sandboxes reach the network unless they ask otherwise (default nat, where it works)",
      set_egress},
     {"max-sandboxes", "N", "most sandboxes at a time (default: as many as there are uid ranges)", set_max_sandboxes},
@@ -265,8 +280,8 @@ void options_help(void)
         (void)printf("  %-24s %s\n", left, defs[i].help);
     }
     (void)printf(
-        "\nSIGTERM ends everything (with --keep: all but the sandboxes). SIGUSR2 replaces the running program by "
-        "the\none now on disk, without touching the sandboxes.\n");
+        "\nSIGTERM ends everything (with --keep: all but the sandboxes), SIGUSR1 all but the sandboxes. SIGUSR2 "
+        "replaces\nthe running program by the one now on disk, without touching the sandboxes.\n");
 }
 
 int size_parse(const char *word, uint64_t *ret)

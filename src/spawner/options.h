@@ -8,12 +8,13 @@
 #include "base/log.h"
 #include "wire/sp.h"
 
-enum { LISTEN_MAX = 16, OPT_BOXES_MAX = 100000 };
+enum { LISTEN_MAX = 16, OPT_BOXES_MAX = 100000, OPT_CGROUP_MAX = 256 };
 
 struct options {
     const char *listen[LISTEN_MAX]; /* as given; points into argv */
     unsigned listen_count;
     const char *state_dir, *run_dir;
+    const char *cgroup; /* relative to the cgroup v2 mount; NULL = where cgroup-v2.c finds it best */
     const char *log_level_word;
     enum log_level log_level;
     enum sp_egress egress;

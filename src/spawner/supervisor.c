@@ -15,7 +15,7 @@
 
 #include "base/clock.h"
 
-static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD};
+static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 
 /* ---- start ---------------------------------------------------------------------------------------------------------- */
 
@@ -71,6 +71,7 @@ static int start_drivers(struct spawner *sp, struct err *e)
     if (slots_init(sp->layers_fd, sp->opt.run_dir, &sp->slot_count, e) < 0)
         return err_ctx(e, "uid ranges");
     sp->up_slots = true;
+    cgs_parent(sp->opt.cgroup);
     if (cgs_init(sp->tag, &sp->features, e) < 0)
         return err_ctx(e, "control groups");
     sp->up_cgs = true;
@@ -181,6 +182,11 @@ static void signal_came(struct sig *s, int signo)
         break;
     case SIGTERM:
     case SIGINT:
+        stop_asked(sp);
+        break;
+    case SIGUSR1: /* before SIGTERM when both have come: signals are taken lowest number first */
+        if (sp->stage == SP_RUNNING || sp->stage == SP_UPGRADING)
+            sp->opt.keep = true;
         stop_asked(sp);
         break;
     case SIGUSR2:

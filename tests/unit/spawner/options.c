@@ -61,13 +61,29 @@ static void what_is_not_built_is_refused_in_words(void **state)
 static void bad_values_are_refused(void **state)
 {
     static const char *const bad[][2] = {
-        {"--listen", "7878"},          {"--listen", "example.org:80"}, {"--listen", "127.0.0.1:65536"},
-        {"--listen", "127.0.0.1:"},    {"--listen", "127.0.0.1:-1"},   {"--listen", "[::1:80"},
-        {"--listen", "[]:80"},         {"--state-dir", "relative"},    {"--run-dir", "./x"},
-        {"--log-level", "loud"},       {"--egress", "user"},           {"--max-sandboxes", "0"},
-        {"--max-sandboxes", "100001"}, {"--max-sandboxes", "1x"},      {"--max-sandboxes", "99999999999999999999"},
-        {"--default-disk", "0"},       {"--default-disk", "10X"},      {"--default-disk", "-1G"},
-        {"--default-disk", "2P"},      {"--default-memory", "100K"},   {"--default-memory", "1GG"},
+        {"--listen", "7878"},
+        {"--listen", "example.org:80"},
+        {"--listen", "127.0.0.1:65536"},
+        {"--listen", "127.0.0.1:"},
+        {"--listen", "127.0.0.1:-1"},
+        {"--listen", "[::1:80"},
+        {"--listen", "[]:80"},
+        {"--state-dir", "relative"},
+        {"--run-dir", "./x"},
+        {"--log-level", "loud"},
+        {"--egress", "user"},
+        {"--max-sandboxes", "0"},
+        {"--max-sandboxes", "100001"},
+        {"--max-sandboxes", "1x"},
+        {"--max-sandboxes", "99999999999999999999"},
+        {"--default-disk", "0"},
+        {"--default-disk", "10X"},
+        {"--default-disk", "-1G"},
+        {"--default-disk", "2P"},
+        {"--default-memory", "100K"},
+        {"--default-memory", "1GG"},
+        {"--cgroup", "/"},
+        {"--cgroup", "a/../b"},
     };
 
     (void)state;
@@ -106,6 +122,7 @@ static void defaults_are_the_documented_ones(void **state)
     assert_string_equal(opt.listen[0], "127.0.0.1:7878");
     assert_string_equal(opt.state_dir, "/var/lib/silica");
     assert_string_equal(opt.run_dir, "/run/silica");
+    assert_null(opt.cgroup);
     assert_int_equal(opt.default_disk, 10ull << 30);
     assert_int_equal(opt.default_memory, 0);
     assert_false(opt.keep);
@@ -119,6 +136,8 @@ static void values_come_after_a_blank_or_an_equals_sign(void **state)
     assert_int_equal(opt.listen_count, 2);
     assert_int_equal(opt.default_disk, 512ull << 20);
     assert_true(opt.keep && opt.egress_given && opt.egress == SP_E_NONE);
+    assert_int_equal(PARSE("--cgroup", "/a.slice/b.service"), 0);
+    assert_string_equal(opt.cgroup, "a.slice/b.service");
 }
 
 static void loopback_is_told_from_the_rest(void **state)
