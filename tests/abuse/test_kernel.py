@@ -112,7 +112,7 @@ def test_b6_b7_system_calls(probe):
 
 def test_b8_socket_families(probe):
     outcomes = probe("sockets")
-    for name in ("unix", "tcp", "udp", "netlink route", "socketpair unix"):
+    for name in ("unix", "tcp", "udp", "icmp dgram", "netlink route", "socketpair unix"):
         assert outcomes.pop(name) == "ok"
     assert outcomes.pop("tcp6") in ("ok", "EAFNOSUPPORT")
     for name, value in outcomes.items():

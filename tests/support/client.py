@@ -3,6 +3,8 @@
 Every reply is what the server sent; nothing is retried, hidden or polled, so that a test can assert the very words.
 """
 import dataclasses
+import http.client
+import json
 import queue
 import threading
 import time
@@ -201,6 +203,31 @@ class Client:
         return b"".join(out)
 
 
+class Admin:
+    """The admin API over one kept connection."""
+
+    def __init__(self, url):
+        self.connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+
+    def call(self, method, path):
+        self.connection.request(method, path)
+        reply = self.connection.getresponse()
+        body = reply.read()
+        return reply.status, json.loads(body) if body[:1] in (b"{", b"[") else body
+
+    def get(self, box):
+        status, body = self.call("GET", f"/admin/v1/sandboxes/{box}")
+        assert status == 200, body
+        return body
+
+    def remove(self, box):
+        status, body = self.call("DELETE", f"/admin/v1/sandboxes/{box}?force=1")
+        assert status == 200, body
+
+    def close(self):
+        self.connection.close()
+
+
 class Background(threading.Thread):
     """Runs FN; join() gives its result or raises what it raised."""
 
@@ -223,4 +250,4 @@ class Background(threading.Thread):
         return self._value
 
 
-__all__ = ["Background", "Client", "ENDED", "Result", "Stream", "any_pb2", "discovery", "pb", "reason_of"]
+__all__ = ["Admin", "Background", "Client", "ENDED", "Result", "Stream", "any_pb2", "discovery", "pb", "reason_of"]

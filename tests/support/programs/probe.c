@@ -220,6 +220,7 @@ static int sockets(void)
         {"packet of inet", AF_INET, SOCK_PACKET, 0x0300},
         {"unix", AF_UNIX, SOCK_STREAM, 0},
         {"tcp", AF_INET, SOCK_STREAM, 0},
+        {"icmp dgram", AF_INET, SOCK_DGRAM, IPPROTO_ICMP},
         {"udp", AF_INET, SOCK_DGRAM, 0},
         {"tcp6", AF_INET6, SOCK_STREAM, 0},
         {"netlink route", AF_NETLINK, SOCK_RAW, 0},
