@@ -40,6 +40,7 @@ enum {
     BACKOFF_MAX_MS = 5000,
     FD_RESERVED = 16, /* low numbers that our own fds never have, so that children can be given them */
     RUNNER_ID_MAX = 64,
+    REFILL_DELAY_MS = 5, /* from a creation, or an end, to the refill of the pools */
 };
 
 struct spawner;
@@ -224,7 +225,7 @@ void supervisor_server_ended(struct spawner *sp);
 void supervisor_ready(struct spawner *sp);
 /* A box is gone or a creation is answered: look whether a stop or an upgrade can go on. */
 void supervisor_progress(struct spawner *sp);
-/* Pools are refilled in the turns to come. */
+/* Pools are refilled soon. */
 void supervisor_idle(struct spawner *sp);
 
 enum sp_stage { SP_RUNNING, SP_STOPPING_SERVER, SP_STOPPING_BOXES, SP_UPGRADING };
@@ -238,7 +239,8 @@ struct spawner {
     bool failed; /* exit status 1 */
     struct timer stop_timer;
     struct defer progress;
-    struct defer housekeeping, release;
+    struct defer refill_turn, release;
+    struct timer refill_timer;
 
     /* the host */
     int state_fd, run_fd, box_fd, layers_fd; /* directories: state, run, run/box, state/layers */

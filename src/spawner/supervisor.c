@@ -201,25 +201,44 @@ static void signal_came(struct sig *s, int signo)
     }
 }
 
-static bool refill_one(void)
-{
-    return slots_refill() || layers_refill() || egress_refill();
-}
+static void refill_turn(struct defer *d);
 
-/* One unit of work a turn, and none while a sandbox is being made: a creation waits for one unit at most. */
-static void housekeep(struct defer *d)
+/* Children make what goes into most pools: they are asked, whatever is under way. What is made here is one unit a turn, and
+ * nothing while a sandbox is being made or put away: a creation waits for one unit at most. */
+static void refill(struct spawner *sp)
 {
-    struct spawner *sp = container_of(d, struct spawner, housekeeping);
+    bool more = layers_refill();
 
-    if (sp->stage != SP_RUNNING || sp->creating > 0 || !TAILQ_EMPTY(&sp->releasing))
+    more |= egress_refill();
+    if (sp->creating > 0 || !TAILQ_EMPTY(&sp->releasing))
         return; /* supervisor_idle() comes again when that is over */
-    if (refill_one())
-        defer_start(sp->loop, d, housekeep);
+    more |= slots_refill();
+    if (more)
+        defer_start(sp->loop, &sp->refill_turn, refill_turn);
 }
 
+static void refill_turn(struct defer *d)
+{
+    struct spawner *sp = container_of(d, struct spawner, refill_turn);
+
+    if (sp->stage == SP_RUNNING)
+        refill(sp);
+}
+
+static void refill_due(struct timer *t)
+{
+    struct spawner *sp = container_of(t, struct spawner, refill_timer);
+
+    if (sp->stage == SP_RUNNING)
+        refill(sp);
+}
+
+/* A moment later: the processors belong to the sandbox that has just been cloned, up to its first program. */
 void supervisor_idle(struct spawner *sp)
 {
-    defer_start(sp->loop, &sp->housekeeping, housekeep);
+    if (!timer_active(&sp->refill_timer) &&
+        timer_start(sp->loop, &sp->refill_timer, REFILL_DELAY_MS * NSEC_PER_MSEC, refill_due) < 0)
+        defer_start(sp->loop, &sp->refill_turn, refill_turn); /* no memory for a timer */
 }
 
 static void print_ready(struct spawner *sp)
