@@ -14,7 +14,10 @@
 /* Last: it defines IN_OPEN, which wire/in.h has as a message; that one is not used in this file. */
 #include <sys/inotify.h>
 
-enum { CGROUP_NAME_MAX = 48 }; /* "p" + 20 digits + "/cgroup.events" */
+enum {
+    CGROUP_NAME_MAX = 48, /* "p" + 20 digits + "/cgroup.events" */
+    EXIT_KILL = 71,       /* init's exit code, beside EXIT_SETUP: a process it was to kill could not be reached */
+};
 
 static void cgroup_name(char *buf, uint64_t token, const char *file)
 {
@@ -39,17 +42,32 @@ int cgroup_make(struct init *in, uint64_t token, int *ret_fd)
     return 0;
 }
 
+static int open_kill(struct init *in, const char *name)
+{
+    int fd = openat(in->cgroup_fd, name, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 && errno == EMFILE) { /* init's table is full of pipes: one descriptor is kept for this */
+        fd_closep(&in->null_fd);
+        fd = openat(in->cgroup_fd, name, O_WRONLY | O_CLOEXEC);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
 void cgroup_kill(struct init *in, uint64_t token)
 {
     char name[CGROUP_NAME_MAX];
     int fd;
 
     cgroup_name(name, token, "/cgroup.kill");
-    fd = openat(in->cgroup_fd, name, O_WRONLY | O_CLOEXEC);
+    fd = open_kill(in, name);
+    if (fd == -ENOENT || fd == -ENODEV)
+        return; /* everything in it has ended */
     if (fd < 0)
-        return;               /* everything in it has ended */
+        _exit(EXIT_KILL);     /* what cannot be ended alone ends with its sandbox: it must not run on */
     (void)!write(fd, "1", 1); /* fails only when the directory has just been removed */
     (void)close(fd);
+    if (in->null_fd < 0)
+        in->null_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0); /* without it the next one may be the last */
 }
 
 /* True when the directory is gone. */

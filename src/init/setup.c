@@ -40,6 +40,15 @@ static void own_signals(void)
         give_up();
 }
 
+/* The kernel lets a process change the limits of another one whose ids are all its own. Root of the sandbox could so take
+ * init's descriptors away, and with them the killing of trees. A saved gid that no process has besides two others forbids
+ * it; whoever init starts sets all of them anew (child_become). */
+static void own_ids(void)
+{
+    if (syscall(SYS_setresgid, -1, -1, PLAN_SANDBOX_IDS - 1) < 0)
+        give_up();
+}
+
 /* The bounding set shrinks here, once, for all descendants: on exec the kernel gives a uid 0 program exactly the bounding
  * set and another uid nothing. Inheritable and ambient sets stay empty, else they would outlive a change of uid. */
 static void own_capabilities(void)
@@ -160,6 +169,7 @@ void setup(struct init *in)
         give_up();
     own_signals();
     own_files(in);
+    own_ids();
     own_capabilities();
     own_seccomp();
     if (chdir("/") < 0)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import select
 import shutil
 import signal
@@ -377,6 +378,15 @@ class Bomb(Case):
 
 
 class Epochs(Case):
+    def test_a_tree_is_killed_also_when_init_has_no_descriptor_left(self):
+        token, m = self.p.spawn(["sh", "-c", "sleep 1000 & sleep 1000"])
+        used = {int(fd) for fd in os.listdir("/proc/%d/fd" % self.box.pid)}
+        full = next(n for n in range(1000) if n not in used)
+        resource.prlimit(self.box.pid, resource.RLIMIT_NOFILE, (full, full))
+        for _ in range(2):  # the descriptor that is kept for this comes back
+            self.p.kill(token, tree=1)
+        self.assertEqual(self.p.exited(token)[1:3], (b.SIGNALED, signal.SIGKILL))
+
     def test_a_new_epoch_ends_foreground_trees_and_nothing_else(self):
         t_exec, m = self.p.spawn(["sh", "-c", "setsid sleep 1000 & sleep 1000"])
         kept = {}
