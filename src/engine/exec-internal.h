@@ -58,6 +58,7 @@ struct exec {
     bool paused; /* until exec_resume() */
     bool over;   /* its fate is known; output may be left */
     bool finishing;
+    bool torn; /* output was lost: no exit code can make up for that */
     bool dead;
     unsigned busy;
     bool resized;

@@ -71,9 +71,10 @@ void exec_deliver(struct exec *x, int stream, struct chunk *c)
     exec_out_pause(&x->out[1]);
 }
 
-static void out_of_memory(struct exec *x)
+static void lose_output(struct exec *x)
 {
-    /* Output must not be lost in silence: the process ends as killed, which its caller sees. */
+    /* Not in silence: the process ends, and its caller is told that it failed whatever its exit code is (exec_check_end). */
+    x->torn = true;
     if (x->proc != NULL)
         (void)proc_kill(x->proc, 9, true, NULL); /* fails only with the link, which ends the exec too */
 }
@@ -88,7 +89,8 @@ static void deliver_held(struct exec_out *o)
         return;
     c = chunk_new(o->held_len);
     if (c == NULL) {
-        out_of_memory(o->exec);
+        o->held_len = 0;
+        lose_output(o->exec);
         return;
     }
     memcpy(c->data + c->off, o->held, o->held_len);
@@ -156,8 +158,8 @@ static bool read_once(struct exec_out *o, struct chunk **scratch)
     if (c == NULL) {
         c = *scratch = chunk_new(sizeof o->held + EXEC_READ_SIZE);
         if (c == NULL) {
-            out_of_memory(x);
-            finish_stream(o);
+            lose_output(x);
+            exec_out_fini(o);
             return false;
         }
     }
@@ -165,6 +167,8 @@ static bool read_once(struct exec_out *o, struct chunk **scratch)
     n = given_fd_read(o->fd, o->pty, c->data + c->off + o->held_len, want);
     if (n == -EAGAIN && !x->over)
         return false;
+    if (n < 0 && n != -EAGAIN) /* no fault of the process's, and nothing is known of what it wrote */
+        lose_output(x);
     if (n <= 0) {
         finish_stream(o);
         return false;

@@ -83,23 +83,31 @@ static bool perhaps_oom(const struct exec_result *res)
            (res->cause == EXEC_EXITED && res->code == 128 + SIGKILL);
 }
 
+static void fail(struct exec *x, const struct err *e)
+{
+    x->ops->failed(x, e, x->arg);
+    die(x);
+}
+
 void exec_check_end(struct exec *x)
 {
+    struct err e = {0};
+
     if (!x->over || x->dead || x->finishing || x->paused || x->out[0].fd >= 0 || x->out[1].fd >= 0)
         return;
     x->finishing = true;
+    if (x->torn) {
+        (void)err_typed(&e, ERR_EXHAUSTED, NULL,
+                        "output of the command in sandbox %s was lost: the daemon could not read it", x->box_id);
+        fail(x, &e);
+        return;
+    }
     if (perhaps_oom(&x->res)) {
         x->stat = spawner_stat(x->en->spawner, x->box_id, on_stat, x);
         if (x->stat != NULL)
             return;
     }
     finish(x);
-}
-
-static void fail(struct exec *x, const struct err *e)
-{
-    x->ops->failed(x, e, x->arg);
-    die(x);
 }
 
 /* ---- from proc.c ------------------------------------------------------------------------------------------------------ */

@@ -650,6 +650,42 @@ static void terminal_output_is_whole_at_the_end(void **state)
     }
 }
 
+static int stolen_master = -1, stolen_slave = -1;
+
+/* A terminal whose master can be made to block behind silicad's back: it must not be read then. */
+static bool start_on_a_shared_terminal(struct fake *f, struct wire_msg *m)
+{
+    struct in_spawned up = {.pid = 1000};
+
+    if (m->head->type != IN_SPAWN)
+        return false;
+    stolen_master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_int_equal(unlockpt(stolen_master), 0);
+    stolen_slave = ioctl(stolen_master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    f->last_token = m->head->token;
+    fake_send(f, IN_SPAWNED, m->head->token, &up, sizeof up, &stolen_master, 1);
+    return true;
+}
+
+static void output_that_cannot_be_read_is_no_success(void **state)
+{
+    struct sink *s = *state;
+    struct err e = {0};
+
+    s->f.on_message = start_on_a_shared_terminal;
+    assert_int_equal(start(s, (struct exec_spec){.argv = ARGV("x"), .tty = true}, &e), 0);
+    UNTIL(&s->f, s->started == 1);
+    assert_int_equal(fcntl(stolen_master, F_SETFL, O_RDWR), 0);
+    assert_int_equal(write(stolen_slave, "word", 4), 4);
+    UNTIL(&s->f, s->f.tree_kills == 1);
+    fake_exit(&s->f, s->f.last_token, IN_C_EXITED, 0);
+    UNTIL(&s->f, s->ended + s->failed > 0);
+    assert_int_equal(s->failed, 1);
+    assert_int_equal(s->err.kind, ERR_EXHAUSTED);
+    (void)close(take_fd(&stolen_master));
+    (void)close(take_fd(&stolen_slave));
+}
+
 static void a_set_term_wins(void **state)
 {
     struct sink *s = *state;
@@ -805,6 +841,7 @@ int main(void)
         T(a_resize_reaches_the_terminal),
         T(a_missing_program_on_a_terminal_is_told),
         T(terminal_output_is_whole_at_the_end),
+        T(output_that_cannot_be_read_is_no_success),
         T(a_set_term_wins),
         T(abandoning_kills_the_tree_and_acknowledges_the_exit),
         T(abandoning_while_starting_kills_as_soon_as_it_runs),
