@@ -186,16 +186,19 @@ void box_release(struct box *b)
     b->init = NULL;
     procs_lost(b);
     box_adopt_settled(b);
-    settle(b);                /* may free B */
+    settle(b);               /* may free B */
     images_box_released(en); /* layers that only this sandbox used can go now */
 }
 
 static void gone_reason(struct box *b, const struct sp_gone *g)
 {
+    /* A kill that a command was told of is not main's; and a stop needs no other cause. */
+    bool oom = g->oom_kills > b->oom_seen && !b->stop_asked;
+
     if (b->main_over) { /* killed by signal 9, and the question whether memory ran out is still open */
-        b->rec->oom = g->oom_kills > 0;
+        b->rec->oom = oom;
         box_end_by_main(b);
-    } else if (g->oom_kills > 0) {
+    } else if (oom) {
         b->rec->oom = true;
         box_fail(b, "out of memory");
     } else if (b->failure != NULL) {

@@ -272,98 +272,10 @@ void box_created(struct box *b, const struct sp_created *c, int control_fd)
     if (init_link_new(b, control_fd, init_ready, &b->init, &e) < 0)
         box_fail(b, "cannot talk to the sandbox's init: %s", e.msg);
     else
-        box_ask_user(b, user_known); /* at once: init answers in order, and its table is empty */
+        box_find_user(b, user_known); /* at once: init answers in order, and its table is empty */
 }
 
-/* ---- the user, then main ---------------------------------------------------------------------------------------- */
-
-struct user_ask {
-    struct engine *en;
-    char id[ID_MAX];
-    void (*done)(struct box *b);
-};
-
-static int take_user(struct box *b, const struct wire_msg *m, struct err *e)
-{
-    const struct in_user_is *u = m->body;
-    const char *home;
-    bool bad = false;
-
-    home = wire_get_str(m, u->home, &bad);
-    if (bad || u->ngroups > IN_GROUPS_MAX)
-        return err_set(e, EBADMSG, "the sandbox's init sent a user that makes no sense");
-    if (home == NULL || home[0] != '/')
-        home = "/";
-    if (box_env_system(b, home, e) < 0)
-        return e->code;
-    free(b->home);
-    b->home = strdup(home);
-    if (b->home == NULL)
-        return err_set(e, ENOMEM, "%m");
-    b->uid = u->uid;
-    b->gid = u->gid;
-    b->ngroups = u->ngroups;
-    memcpy(b->groups, u->groups, sizeof b->groups);
-    return 0;
-}
-
-static void user_answered(void *arg, const struct err *e, struct wire_msg *m)
-{
-    struct user_ask *ask = arg;
-    void (*done)(struct box * b) = ask->done;
-    struct box *b = box_by_id(ask->en, ask->id);
-    struct err bad;
-    const char *why = "";
-    bool wrong = false;
-
-    free(ask);
-    if (b == NULL || b->end != BOX_END_NONE || b->hold != BOX_HOLD_LIVE)
-        return; /* it is ending: nobody waits for the answer */
-    if (e != NULL) {
-        if (e->kind != ERR_UNAVAILABLE) /* the link broke: box_init_lost() tells that story */
-            box_fail(b, "user '%s': %s", b->rec->user != NULL ? b->rec->user : "", e->msg);
-        return;
-    }
-    if (m->head->type == IN_FAILED) {
-        why = wire_get_str(m, ((const struct in_failed *)m->body)->msg, &wrong);
-        box_fail(b, "user '%s': %s", b->rec->user != NULL ? b->rec->user : "",
-                 why != NULL && !wrong ? why : "the image does not know this user");
-        return;
-    }
-    if (m->head->type != IN_USER_IS) {
-        box_fail(b, "the sandbox's init answered a question with something else");
-        return;
-    }
-    if (take_user(b, m, &bad) < 0) {
-        box_fail(b, "%s", bad.msg);
-        return;
-    }
-    done(b);
-}
-
-void box_ask_user(struct box *b, void (*done)(struct box *b))
-{
-    struct wire_tail tail = {0};
-    struct in_user req = {.user = wire_put_str(&tail, b->rec->user)};
-    struct user_ask *ask = calloc(1, sizeof *ask);
-    struct err e;
-    int r;
-
-    if (ask == NULL) {
-        box_fail(b, "out of memory");
-        wire_tail_fini(&tail);
-        return;
-    }
-    ask->en = b->en;
-    memcpy(ask->id, b->id, sizeof ask->id);
-    ask->done = done;
-    r = init_ask(b->init, IN_USER, 0, &req, sizeof req, &tail, user_answered, ask, &e);
-    wire_tail_fini(&tail);
-    if (r < 0) {
-        free(ask);
-        box_fail(b, "user '%s': %s", b->rec->user != NULL ? b->rec->user : "", e.msg);
-    }
-}
+/* ---- the user is known: main -------------------------------------------------------------------------------------- */
 
 static void user_known(struct box *b)
 {
@@ -374,7 +286,6 @@ static void user_known(struct box *b)
     if (box_start_main(b, &e) < 0)
         box_main_failed(b, &e);
 }
-
 
 void box_main_started(struct box *b, uint64_t start_ns)
 {
@@ -422,7 +333,7 @@ static void oom_answered(void *arg, const struct err *e, const struct sp_stats *
     b->oom_op = NULL;
     if (b->end != BOX_END_NONE)
         return;
-    b->rec->oom = e == NULL && s->oom_kills > 0;
+    b->rec->oom = e == NULL && s->oom_kills > b->oom_seen; /* not one that a command was told of */
     box_end_by_main(b);
 }
 

@@ -425,6 +425,36 @@ static void the_end_of_main_is_the_end_of_the_sandbox(void **state)
     UNTIL(h, h->forgets == 6);
 }
 
+static void an_oom_kill_that_a_command_was_told_of_is_not_mains(void **state)
+{
+    struct host *h = *state;
+    struct told t;
+
+    host_start(h);
+    h->oom_kills = 1;
+    running(h, &t);
+    box_by_id(h->en, t.info.id)->oom_seen = 1;
+    fake_main_exit(fake_find(h, t.info.id), IN_C_SIGNALED, 9);
+    UNTIL(h, state_of(h, t.info.id) == BOX_COMPLETED);
+    assert_string_equal(get(h, t.info.id).reason, "killed by signal 9");
+    assert_false(get(h, t.info.id).oom);
+}
+
+static void a_stop_after_an_oom_kill_is_a_stop(void **state)
+{
+    struct host *h = *state;
+    struct told t, u;
+
+    host_start(h);
+    h->oom_kills = 1;
+    running(h, &t);
+    stop(h, t.info.id, 0, &u);
+    UNTIL(h, state_of(h, t.info.id) == BOX_TERMINATED);
+    assert_string_equal(get(h, t.info.id).reason, "deleted by key");
+    assert_false(get(h, t.info.id).oom);
+    UNTIL(h, u.calls == 1);
+}
+
 static void the_end_is_recorded_before_the_rest_is_killed(void **state)
 {
     struct host *h = *state;
@@ -828,6 +858,8 @@ int main(void)
         T(a_dropped_create_goes_on_without_a_word),
         T(a_repeated_request_gives_the_first_sandbox),
         T(the_end_of_main_is_the_end_of_the_sandbox),
+        T(an_oom_kill_that_a_command_was_told_of_is_not_mains),
+        T(a_stop_after_an_oom_kill_is_a_stop),
         T(the_end_is_recorded_before_the_rest_is_killed),
         T(gone_while_the_question_about_memory_is_open),
         T(a_dead_init_fails_the_sandbox),
