@@ -38,6 +38,9 @@ void box_count(struct box *b);
 void box_uncount(struct box *b);
 /* Asks init who the sandbox's user is; DONE when b->uid.. and the environment are there, else box_fail(). */
 void box_ask_user(struct box *b, void (*done)(struct box *b));
+/* The same for a sandbox in which nothing has run yet: DONE may be called at once, when the image's user is known. */
+void box_find_user(struct box *b, void (*done)(struct box *b));
+void known_users_free(struct engine *en);
 /* A stop, of whoever: TERM now, everything at the end of the grace. Joins one that is under way. */
 void box_stop(struct box *b, uint32_t grace_s, const char *why);
 /* TERM to main, or the kill when there is no main. */

@@ -23,6 +23,8 @@ struct spawner_link;
 struct init_link;
 struct proc;
 struct box_log;
+struct known_user;
+enum { KNOWN_USERS_MAX = 64 }; /* images and users whose numbers are remembered */
 
 /* A cancellable callback. Embedded as the first member of an operation's own struct; op_drop() only sets the flag, the
  * owner frees the operation when it ends. */
@@ -66,6 +68,8 @@ struct engine {
     struct timer adopt_wait;
     void (*shutdown_done)(void *arg);
     void *shutdown_arg;
+    struct known_user *known_users; /* KNOWN_USERS_MAX places, of box-user.c; NULL before the first */
+    unsigned known_users_next;
 };
 
 /* What the spawner holds of a sandbox. */

@@ -113,6 +113,7 @@ void engine_free(struct engine *en)
     free((char *)en->config.state_dir);
     free((char *)en->config.runner_id);
     free((char *)en->config.default_egress);
+    known_users_free(en);
     free(en->boot_id);
     free(en);
 }

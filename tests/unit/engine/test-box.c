@@ -636,6 +636,31 @@ static void a_stop_during_a_creation_that_fails_is_terminated(void **state)
     released(h, 0);
 }
 
+static void the_user_of_an_image_is_looked_up_once(void **state)
+{
+    struct host *h = *state;
+    struct told a, b;
+    struct box *one, *two;
+
+    h->fail_user = true;
+    host_start(h);
+    create(h, &a);
+    assert_int_equal(a.info.state, BOX_FAILED);
+    assert_int_equal(h->users, 1);
+    h->fail_user = false; /* a failure is not remembered */
+    create(h, &a);
+    assert_int_equal(h->users, 2);
+    create(h, &b);
+    assert_int_equal(h->users, 2);
+    assert_int_equal(b.info.state, BOX_RUNNING);
+    one = box_by_id(h->en, a.info.id);
+    two = box_by_id(h->en, b.info.id);
+    assert_int_equal(one->uid, two->uid);
+    assert_int_equal(one->gid, two->gid);
+    assert_int_equal(one->ngroups, two->ngroups);
+    assert_string_equal(one->home, two->home);
+}
+
 static void a_stop_while_the_user_is_looked_up_kills_at_once(void **state)
 {
     struct host *h = *state;
@@ -870,6 +895,7 @@ int main(void)
         T(a_second_stop_joins_and_its_smaller_grace_wins),
         T(a_stop_during_creation_kills_what_comes_of_it),
         T(a_stop_during_a_creation_that_fails_is_terminated),
+        T(the_user_of_an_image_is_looked_up_once),
         T(a_stop_while_the_user_is_looked_up_kills_at_once),
         T(a_kill_the_spawner_knows_nothing_of_is_an_end),
         T(the_lifetime_ends_a_sandbox),
