@@ -1,10 +1,11 @@
 /* A client that measures. One connection, one call at a time; each verb prints one line of numbers a round, microseconds
  * unless it says otherwise.
  *
- *   client PORT create IMAGE ROUNDS [COUNT_KEPT]  round trip of CreateSandbox, time to main exec'd as the server tells it, state,
- *                                                round trip of DeleteSandbox. With COUNT_KEPT nothing is deleted and the ids
- *                                                are printed instead of the last number
- *   client PORT run IMAGE ROUNDS                  CreateSandbox with `true`, its log to the end, its exit code
+ *   client PORT create IMAGE ROUNDS PAUSE [keep]  round trip of CreateSandbox, time to main exec'd as the server tells it, state,
+ *                                                 round trip of DeleteSandbox. With `keep` nothing is deleted and the id is
+ *                                                 printed instead of the last number. PAUSE: milliseconds between rounds
+ *   client PORT run IMAGE ROUNDS PAUSE            CreateSandbox with `true`, its log to the end, its exit code
+ *   client PORT once IMAGE ROUNDS PAUSE           CreateSandbox, StreamExec of `true` up to its exit code; deleted untimed
  *   client PORT exec ID ROUNDS                    StreamExec of `true`, up to its exit code
  *   client PORT pour ID MIB                       StreamExec of `pour`: bytes and seconds
  *   client PORT delete ID...                      DeleteSandbox of each */
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "cli/grpc.h"
@@ -57,6 +59,15 @@ int cli_connect(const struct cli *c, struct err *e)
         return err_set(e, errno, "cannot reach silicad at port %s: %m", c->port);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* only speed */
     return fd;
+}
+
+/* Between two rounds: what is measured is how long one takes, not how many fit in a second. */
+static void pause_ms(int ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+
+    if (ms > 0)
+        (void)nanosleep(&t, NULL); /* a signal ends us anyway */
 }
 
 /* ---- calls ---------------------------------------------------------------------------------------------------------- */
@@ -200,7 +211,7 @@ static double between(const Google__Protobuf__Timestamp *a, const Google__Protob
     return (double)(b->seconds - a->seconds) * 1e6 + (double)(b->nanos - a->nanos) / 1e3;
 }
 
-static void measure_create(struct grpc *g, const char *image, int rounds, bool keep)
+static void measure_create(struct grpc *g, const char *image, int rounds, int pause, bool keep)
 {
     for (int i = 0; i < rounds; i++) {
         uint64_t t0 = clock_mono();
@@ -217,10 +228,11 @@ static void measure_create(struct grpc *g, const char *image, int rounds, bool k
             (void)printf("%.1f\n", us_since(t0));
         }
         protobuf_c_message_free_unpacked(&box->base, NULL);
+        pause_ms(pause);
     }
 }
 
-static void measure_run(struct grpc *g, const char *image, int rounds)
+static void measure_run(struct grpc *g, const char *image, int rounds, int pause)
 {
     for (int i = 0; i < rounds; i++) {
         uint64_t t0 = clock_mono();
@@ -238,6 +250,25 @@ static void measure_run(struct grpc *g, const char *image, int rounds)
         (void)printf("%.1f\n", us_since(t0));
         protobuf_c_message_free_unpacked(&end->base, NULL);
         protobuf_c_message_free_unpacked(&box->base, NULL);
+        pause_ms(pause);
+    }
+}
+
+static void measure_once(struct grpc *g, const char *image, int rounds, int pause)
+{
+    const char *const argv[] = {PROGRAM_TRUE};
+
+    for (int i = 0; i < rounds; i++) {
+        uint64_t t0 = clock_mono();
+        sandbox *box = create(g, image, PROGRAM_IDLE);
+        char id[ID_TEXT];
+
+        (void)snprintf(id, sizeof id, "%.*s", (int)box->sandbox_id.len, (const char *)box->sandbox_id.data);
+        (void)exec(g, id, argv, 1);
+        (void)printf("%.1f\n", us_since(t0));
+        delete (g, box->sandbox_id);
+        protobuf_c_message_free_unpacked(&box->base, NULL);
+        pause_ms(pause);
     }
 }
 
@@ -274,10 +305,12 @@ int main(int argc, char **argv)
     (void)snprintf(c.port, sizeof c.port, "%s", argv[1]);
     if (grpc_open(&c, &g, &e) < 0)
         die(&e);
-    if (strcmp(verb, "create") == 0 && argc >= 5)
-        measure_create(g, argv[3], atoi(argv[4]), argc > 5);
-    else if (strcmp(verb, "run") == 0 && argc == 5)
-        measure_run(g, argv[3], atoi(argv[4]));
+    if (strcmp(verb, "create") == 0 && argc >= 6)
+        measure_create(g, argv[3], atoi(argv[4]), atoi(argv[5]), argc > 6);
+    else if (strcmp(verb, "run") == 0 && argc == 6)
+        measure_run(g, argv[3], atoi(argv[4]), atoi(argv[5]));
+    else if (strcmp(verb, "once") == 0 && argc == 6)
+        measure_once(g, argv[3], atoi(argv[4]), atoi(argv[5]));
     else if (strcmp(verb, "exec") == 0 && argc == 5)
         measure_exec(g, argv[3], atoi(argv[4]));
     else if (strcmp(verb, "pour") == 0 && argc == 5)

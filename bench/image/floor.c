@@ -1,7 +1,7 @@
 /* What an exec costs at the least: vfork + execve + wait of a program, timed where this runs. Outside for a peer that is a
  * program of its own (bwrap, docker), inside a sandbox for the floor of an exec there.
  *
- * usage: floor ROUNDS PROGRAM [ARG...]. One line per round: microseconds. */
+ * usage: floor ROUNDS PAUSE PROGRAM [ARG...]. PAUSE: milliseconds between rounds. One line per round: microseconds. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,8 @@ static uint64_t now_ns(void)
 
 int main(int argc, char **argv)
 {
-    int rounds = argc > 2 ? atoi(argv[1]) : 0;
+    int rounds = argc > 3 ? atoi(argv[1]) : 0, pause_ms = rounds > 0 ? atoi(argv[2]) : 0;
+    const struct timespec gap = {pause_ms / 1000, pause_ms % 1000 * 1000000L};
     double *us = calloc((size_t)rounds + 1, sizeof *us);
 
     if (rounds <= 0 || us == NULL)
@@ -30,12 +31,14 @@ int main(int argc, char **argv)
         pid_t pid = vfork();
 
         if (pid == 0) {
-            (void)execv(argv[2], argv + 2);
+            (void)execv(argv[3], argv + 3);
             _exit(127);
         }
         if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
             return 1;
         us[i] = (double)(now_ns() - t0) / 1e3;
+        if (pause_ms > 0)
+            (void)nanosleep(&gap, NULL); /* cut short: the next round begins early */
     }
     for (int i = 0; i < rounds; i++)
         (void)printf("%.1f\n", us[i]);
