@@ -28,7 +28,8 @@ static const struct egress_driver *const table[SP_E_COUNT] = {
 static bool works[SP_E_COUNT];
 static struct pool {
     struct netns ns[NETNS_POOL];
-    unsigned ready, due; /* due: asked for, not come yet */
+    uint32_t asked[NETNS_POOL]; /* the leases of those that are due */
+    unsigned ready, due;        /* due: asked for, not come yet */
 } pools[SP_E_COUNT];
 static int home_fd = -1; /* the namespace the spawner itself is in */
 
@@ -128,6 +129,28 @@ static void drop(struct netns *n)
     netns_release(n->driver, n->lease);
 }
 
+/* The one with LEASE has come, or never will. */
+static void no_longer_due(enum sp_egress driver, uint32_t lease)
+{
+    struct pool *p = &pools[driver];
+
+    for (unsigned i = 0; i < p->due; i++) {
+        if (p->asked[i] == lease) {
+            p->asked[i] = p->asked[--p->due];
+            return;
+        }
+    }
+}
+
+/* The helper is gone, and with it what it was making: the leases are free. */
+static void none_due(void)
+{
+    for (unsigned i = 0; i < SP_E_COUNT; i++) {
+        while (pools[i].due > 0)
+            netns_release((enum sp_egress)i, pools[i].asked[--pools[i].due]);
+    }
+}
+
 /* Takes in what has been made; waits for the first one of DRIVER when WAIT. */
 static void collect(bool wait, enum sp_egress driver)
 {
@@ -148,15 +171,13 @@ static void collect(bool wait, enum sp_egress driver)
                 break;
             netns_release(n.driver, n.lease);
         }
-        pools[n.driver].due--;
+        no_longer_due(n.driver, n.lease);
         if (r > 0 && pools[n.driver].ready < NETNS_POOL)
             pools[n.driver].ns[pools[n.driver].ready++] = n;
         else if (r > 0)
             drop(&n);
     }
-    /* It has died: what it was to make has leases that nobody uses. They come back with the next start of the spawner. */
-    for (unsigned i = 0; i < SP_E_COUNT; i++)
-        pools[i].due = 0;
+    none_due(); /* it has died */
 }
 
 static int lease_of(enum sp_egress driver, uint32_t *ret, struct err *e)
@@ -195,7 +216,7 @@ static bool ask(enum sp_egress driver)
             netns_release(driver, lease);
             break;
         }
-        p->due++;
+        p->asked[p->due++] = lease;
         any = true;
     }
     return any;
@@ -286,10 +307,10 @@ bool egress_refill(void)
 void egress_fini(void)
 {
     maker_stop();
+    none_due();
     for (unsigned i = 0; i < SP_E_COUNT; i++) {
         while (pools[i].ready > 0)
             drop(&pools[i].ns[--pools[i].ready]);
-        pools[i].due = 0;
         if (works[i] && table[i]->fini != NULL)
             table[i]->fini();
     }
