@@ -525,6 +525,20 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Helpers fill the pools of layers and networks: until nothing has been added for a while. */
+static void fill_pools(void)
+{
+    int before = -1;
+
+    for (unsigned quiet = 0, turns = 0; quiet < 10 && turns < 200; turns++) {
+        while (slots_refill() || layers_refill() || egress_refill())
+            ;
+        quiet = bed_fds() == before ? quiet + 1 : 0;
+        before = bed_fds();
+        (void)usleep(20000);
+    }
+}
+
 static void a_hundred_of_them(void **state)
 {
     static uint64_t us[9][ROUNDS];
@@ -539,10 +553,7 @@ static void a_hundred_of_them(void **state)
     image_file("dev/x", "");
     image_file("proc/x", "");
     image_file("sys/x", "");
-    while (slots_refill() || layers_refill() || egress_refill())
-        ;
-    (void)usleep(200000); /* the keeper fills the pool of layers */
-    (void)layers_refill();
+    fill_pools();
     fds = bed_fds();
     for (int i = 0; i < ROUNDS; i++) {
         (void)snprintf(id, sizeof id, "n-%d", i);
@@ -556,8 +567,7 @@ static void a_hundred_of_them(void **state)
         while (slots_refill() || layers_refill() || egress_refill())
             ;
     }
-    (void)usleep(200000);
-    (void)layers_refill();
+    fill_pools();
     assert_int_equal(bed_fds(), fds);
     assert_int_equal(bed_mounts(), mounts);
     for (int p = 0; p < 9; p++) {
