@@ -59,6 +59,7 @@ static void written(void *arg, const struct err *e)
         if (!b->unrecorded)
             log_error(b->id, "%s", e->msg);
     }
+    waiters_check(b); /* the record may have been the last thing they waited for */
     if (b->end == BOX_END_RECORDING && b->committed_seq >= b->end_seq)
         shown(b);
     else

@@ -354,6 +354,21 @@ static void a_create_answers_early_when_it_takes_long(void **state)
     UNTIL(h, state_of(h, t.info.id) == BOX_RUNNING);
 }
 
+/* The database is slower than the sandbox: the answer follows its commit, not the end of the caller's patience. */
+static void a_create_is_answered_when_its_record_comes_last(void **state)
+{
+    struct host *h = *state;
+    struct told t;
+
+    h->config.create_hold_ms = 60000;
+    host_start(h);
+    host_sql(h, "CREATE VIEW slow AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 500000) "
+                "SELECT x FROM c");
+    host_sql(h, "CREATE TRIGGER slow BEFORE INSERT ON box BEGIN SELECT max(x) FROM slow; END");
+    create(h, &t);
+    assert_int_equal(t.info.state, BOX_RUNNING);
+}
+
 static void a_dropped_create_goes_on_without_a_word(void **state)
 {
     struct host *h = *state;
@@ -880,6 +895,7 @@ int main(void)
         T(a_record_that_cannot_be_written_takes_the_sandbox_back),
         T(a_created_sandbox_runs_and_says_what_it_is),
         T(a_create_answers_early_when_it_takes_long),
+        T(a_create_is_answered_when_its_record_comes_last),
         T(a_dropped_create_goes_on_without_a_word),
         T(a_repeated_request_gives_the_first_sandbox),
         T(the_end_of_main_is_the_end_of_the_sandbox),
