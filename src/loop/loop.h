@@ -75,7 +75,8 @@ struct work {
     unsigned lane; /* jobs of one lane (0 = none) run one after the other in order of submission */
 };
 enum { WORK_LANE_DB = 1, WORK_LANES = 2 };
-/* Returns 0, or -EAGAIN when WORK_QUEUE_MAX jobs wait (DONE is not called then). */
+/* Returns 0, or -EAGAIN when WORK_QUEUE_MAX jobs wait (DONE is not called then). A lane is not refused: who has it hands in
+ * one job at a time, and nobody would remind it of a refused one. */
 int work_submit(struct loop *loop, struct work *w, void (*run)(struct work *w), void (*done)(struct work *w));
 
 /* Signals by signalfd. The caller has blocked them already. */

@@ -121,7 +121,7 @@ int work_submit(struct loop *loop, struct work *w, void (*run)(struct work *w), 
     w->run = run;
     w->done = done;
     (void)pthread_mutex_lock(&p->lock);
-    if (p->queued >= WORK_QUEUE_MAX) {
+    if (p->queued >= WORK_QUEUE_MAX && w->lane == 0) {
         (void)pthread_mutex_unlock(&p->lock);
         return -EAGAIN;
     }

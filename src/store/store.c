@@ -88,6 +88,10 @@ static const struct {
     [W_DEL_LAYER] = {"DELETE FROM layer WHERE digest=?1", "deleting the layer's record"},
 };
 
+/* Of a write whose own words found no room: a failure must not pass for success. */
+static struct err unsaid = {
+    .code = -ENOMEM, .kind = ERR_EXHAUSTED, .msg = "writing to the database failed, and there is no memory to say why"};
+
 static void write_free(struct write *w)
 {
     if (w == NULL)
@@ -95,7 +99,8 @@ static void write_free(struct write *w)
     box_record_free(w->box);
     image_record_free(w->image);
     free(w->key);
-    free(w->failed);
+    if (w->failed != &unsaid)
+        free(w->failed);
     free(w);
 }
 
@@ -103,10 +108,12 @@ static void write_free(struct write *w)
 
 static void write_fail(struct write *w, const struct err *e)
 {
-    if (w->failed == NULL)
+    if (w->failed == NULL || w->failed == &unsaid)
         w->failed = malloc(sizeof *w->failed);
     if (w->failed != NULL)
         *w->failed = *e;
+    else
+        w->failed = &unsaid;
 }
 
 static int bind_text(sqlite3_stmt *st, int col, const char *s)
@@ -453,7 +460,8 @@ static int make_file(const char *state_dir, char **ret_path, struct err *e)
     if (asprintf(&dir, "%s/db", state_dir) < 0 || asprintf(&path, "%s/silica.db", dir) < 0)
         return err_set(e, ENOMEM, "opening the database: %m");
     if (mkdir(dir, 0700) < 0 && errno != EEXIST)
-        return err_set(e, errno, "make folder '%s': %m (every folder above it must be searchable by uid %u)", dir, geteuid());
+        return err_set(e, errno, "make folder '%s': %m (every folder above it must be searchable by uid %u)", dir,
+                       geteuid());
     fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_set(e, errno, "open database '%s': %m", path);

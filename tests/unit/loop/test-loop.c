@@ -176,6 +176,42 @@ static void jobs_of_a_lane_run_one_by_one_in_order(void **state)
     assert_int_equal(lane_last, 999);
 }
 
+static int gate[2];
+static unsigned gated_left;
+
+static void wait_at_the_gate(struct work *w)
+{
+    char c;
+
+    (void)w;
+    (void)!read(gate[0], &c, 1); /* end of file opens it for all */
+}
+
+static void gated(struct work *w)
+{
+    (void)w;
+    if (--gated_left == 0)
+        loop_stop(loop);
+}
+
+static void a_full_queue_refuses_jobs_but_no_lane(void **state)
+{
+    struct work *jobs = calloc(WORK_QUEUE_MAX + 2 * WORK_THREADS, sizeof *jobs), database = {.lane = WORK_LANE_DB};
+    unsigned n = 0;
+
+    (void)state;
+    assert_int_equal(pipe(gate), 0);
+    while (work_submit(loop, &jobs[n], wait_at_the_gate, gated) == 0)
+        assert_true(++n < WORK_QUEUE_MAX + 2 * WORK_THREADS);
+    assert_true(n >= WORK_QUEUE_MAX);
+    assert_int_equal(work_submit(loop, &database, wait_at_the_gate, gated), 0);
+    gated_left = n + 1;
+    (void)close(gate[1]);
+    assert_int_equal(loop_run(loop), 0);
+    (void)close(gate[0]);
+    free(jobs);
+}
+
 static void done_is_called_for_jobs_pending_at_the_end(void **state)
 {
     struct loop *mine;
@@ -226,6 +262,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_timers_keep_the_heap_ordered, setup, teardown),
         cmocka_unit_test_setup_teardown(deferred_calls_run_once_in_order_and_can_be_stopped, setup, teardown),
         cmocka_unit_test_setup_teardown(jobs_of_a_lane_run_one_by_one_in_order, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_full_queue_refuses_jobs_but_no_lane, setup, teardown),
         cmocka_unit_test_setup_teardown(done_is_called_for_jobs_pending_at_the_end, setup, teardown),
         cmocka_unit_test_setup_teardown(signals_arrive_on_the_loop, setup, teardown),
     };
