@@ -164,6 +164,20 @@ static void shown(struct box *b)
 
 /* ---- release ---------------------------------------------------------------------------------------------------- */
 
+static void kill_again(struct timer *t)
+{
+    box_kill(container_of(t, struct box, grace));
+}
+
+void box_kill_failed(struct box *b)
+{
+    if (b->hold != BOX_HOLD_KILLING || b->en->stopping)
+        return;
+    b->hold = BOX_HOLD_LIVE;
+    if (timer_start(b->en->loop, &b->grace, BOX_KILL_RETRY_MS * NSEC_PER_MSEC, kill_again) < 0)
+        log_error(b->id, "no memory for the timer of the kill: the sandbox lives until the daemon starts again");
+}
+
 void box_kill(struct box *b)
 {
     struct err e;
@@ -173,8 +187,10 @@ void box_kill(struct box *b)
         return; /* nothing there yet (box_created() looks again), or it is dying */
     b->hold = BOX_HOLD_KILLING;
     b->usable = false;
-    if (spawner_kill(b->en->spawner, b->id, &e) < 0)
+    if (spawner_kill(b->en->spawner, b->id, &e) < 0) {
         log_error(b->id, "cannot have the sandbox killed: %s", e.msg);
+        box_kill_failed(b);
+    }
 }
 
 void box_release(struct box *b)

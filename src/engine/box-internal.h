@@ -27,6 +27,7 @@ enum {
     BOX_REAP_BATCH = 64,       /* removals a turn */
     BOX_REAP_RETRY_S = 60,     /* after a removal that failed */
     BOX_REASON_MAX = 400,
+    BOX_KILL_RETRY_MS = 1000, /* after a kill that the spawner did not get */
 };
 
 /* ---- box.c ------------------------------------------------------------------------------------------------------ */
@@ -58,6 +59,8 @@ void box_end_by_main(struct box *b);
 void box_fail(struct box *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Kills everything in it; the end follows at SP_GONE if it is not known already. */
 void box_kill(struct box *b);
+/* The spawner did not get the kill, or refused it: once more, in a while. */
+void box_kill_failed(struct box *b);
 /* At shutdown, when nothing is heard of B any more: records an end that is known, else REASON as the end (NULL: none). */
 void box_end_now(struct box *b, const char *reason);
 /* Of an ended record from the store. */

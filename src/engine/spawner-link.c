@@ -117,6 +117,8 @@ static int send_msg(struct spawner_link *l, uint16_t type, uint64_t token, const
     return 0;
 }
 
+static void lost(struct spawner_link *l, uint64_t token, int code);
+
 static void flush(struct spawner_link *l)
 {
     struct sp_out *o;
@@ -126,10 +128,10 @@ static void flush(struct spawner_link *l)
         r = wire_send(l->fd, o->type, o->token, o->body, o->body_len, &o->tail, &o->fd, o->fd >= 0 ? 1 : 0);
         if (r == -EAGAIN)
             return;
-        if (r < 0)
-            log_error(NULL, "a message of type %u to the supervisor is lost: %s", o->type, strerror(-r));
         STAILQ_REMOVE_HEAD(&l->out, link);
         l->out_count--;
+        if (r < 0)
+            lost(l, o->token, r);
         out_free(o);
     }
     (void)io_set(&l->io, EPOLLIN); /* see queue() */
@@ -190,6 +192,8 @@ static void ask_failed(struct spawner_link *l, struct sp_ask *a, const struct er
         else if (b != NULL &&
                  b->hold == BOX_HOLD_KILLING) /* not known there: as dead as can be, or SP_GONE came before */
             box_gone(l->en, a->id, &nothing);
+        if (e->code != -ENOENT && b != NULL)
+            box_kill_failed(b);
         break;
     case SP_STAT:
         if (!a->op.dropped)
@@ -206,6 +210,23 @@ static void ask_failed(struct spawner_link *l, struct sp_ask *a, const struct er
     default: /* SP_FORGET comes again with the next start; SP_READY cannot be refused */
         break;
     }
+}
+
+/* A question that never got through is answered here: nobody else would. When the spawner is gone the end of the socket
+ * says it for all. */
+static void lost(struct spawner_link *l, uint64_t token, int code)
+{
+    struct sp_ask *a;
+    struct err e;
+
+    HASH_FIND (hh, l->asks, &token, sizeof token, a)
+        ;
+    if (a == NULL || l->broken || code == -EPIPE || code == -ECONNRESET)
+        return;
+    (void)err_set(&e, code, "talking to the supervisor: %m");
+    HASH_DEL(l->asks, a);
+    ask_failed(l, a, &e);
+    free(a);
 }
 
 int spawner_create(struct spawner_link *l, struct box *b, const char *const *layers, struct err *e)

@@ -319,6 +319,11 @@ static void sp_message(struct host *h, const struct wire_msg *m)
             sp_failed(h, m->head->token, -ENOENT, ERR_NOT_FOUND, "no such sandbox");
             break;
         }
+        if (h->refuse_kill) {
+            h->refuse_kill = false;
+            sp_failed(h, m->head->token, -ENOMEM, ERR_INTERNAL, "no memory");
+            break;
+        }
         sp_done(h, m->head->token);
         dies(f);
         if (!h->hold_gone)

@@ -52,7 +52,7 @@ struct host {
     struct fake_box boxes[FAKE_BOXES];
     /* what goes wrong */
     bool fail_create, hold_create, hold_user, fail_user, fail_spawn, ignore_term, hold_gone, no_table, hold_stat,
-        silent /* no SP_HELLO */;
+        refuse_kill /* once */, silent /* no SP_HELLO */;
     uint64_t held_token;
     char held_id[SP_ID_MAX];
     uint32_t oom_kills;

@@ -470,6 +470,21 @@ static void a_stop_after_an_oom_kill_is_a_stop(void **state)
     UNTIL(h, u.calls == 1);
 }
 
+static void a_kill_that_did_not_get_through_is_repeated(void **state)
+{
+    struct host *h = *state;
+    struct told t, u;
+
+    host_start(h);
+    running(h, &t);
+    h->refuse_kill = true;
+    stop(h, t.info.id, 0, &u);
+    UNTIL(h, h->forgets == 1);
+    assert_int_equal(h->kills, 2);
+    assert_int_equal(state_of(h, t.info.id), BOX_TERMINATED);
+    UNTIL(h, u.calls == 1);
+}
+
 static void the_end_is_recorded_before_the_rest_is_killed(void **state)
 {
     struct host *h = *state;
@@ -901,6 +916,7 @@ int main(void)
         T(the_end_of_main_is_the_end_of_the_sandbox),
         T(an_oom_kill_that_a_command_was_told_of_is_not_mains),
         T(a_stop_after_an_oom_kill_is_a_stop),
+        T(a_kill_that_did_not_get_through_is_repeated),
         T(the_end_is_recorded_before_the_rest_is_killed),
         T(gone_while_the_question_about_memory_is_open),
         T(a_dead_init_fails_the_sandbox),
