@@ -37,6 +37,8 @@ struct admin_req {
 struct jw *admin_json(struct admin_req *q);
 void admin_send(struct admin_req *q, unsigned status);
 void admin_fail(struct admin_req *q, const struct err *e);
+/* Q waits for OP; NULL (no memory for it) ends Q. */
+void admin_wait(struct admin_req *q, struct op *op);
 const char *admin_tenant(const struct admin_req *q);
 /* Decodes a query parameter; true when it is there and fits. */
 bool admin_query(const struct admin_req *q, const char *name, char *out, size_t cap);

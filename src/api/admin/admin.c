@@ -45,6 +45,18 @@ void admin_fail(struct admin_req *q, const struct err *e)
     req_free(q);
 }
 
+void admin_wait(struct admin_req *q, struct op *op)
+{
+    struct err e;
+
+    if (op != NULL) {
+        q->op = op;
+        return;
+    }
+    (void)err_typed(&e, ERR_EXHAUSTED, NULL, "out of memory");
+    admin_fail(q, &e);
+}
+
 const char *admin_tenant(const struct admin_req *q)
 {
     (void)q;

@@ -155,13 +155,15 @@ void admin_box_stop(struct admin_req *q)
             return;
         }
     }
-    q->op = engine_box_stop(q->admin->en, admin_tenant(q), q->id, (uint32_t)grace, "stopped by local", box_done, q);
+    admin_wait(q,
+               engine_box_stop(q->admin->en, admin_tenant(q), q->id, (uint32_t)grace, "stopped by local", box_done, q));
 }
 
 void admin_box_remove(struct admin_req *q)
 {
     char force[4];
 
-    q->op = engine_box_remove(q->admin->en, admin_tenant(q), q->id,
-                              admin_query(q, "force", force, sizeof force) && strcmp(force, "1") == 0, box_done, q);
+    admin_wait(q,
+               engine_box_remove(q->admin->en, admin_tenant(q), q->id,
+                                 admin_query(q, "force", force, sizeof force) && strcmp(force, "1") == 0, box_done, q));
 }

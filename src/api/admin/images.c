@@ -106,6 +106,14 @@ static const char **words_of(const json_t *array, size_t max, bool *ret_bad)
     return words;
 }
 
+static const char *word_of(const json_t *v, bool *ret_bad)
+{
+    if (v == NULL || json_is_null(v))
+        return NULL;
+    *ret_bad |= !json_is_string(v);
+    return json_string_value(v);
+}
+
 static bool no_strangers(json_t *object, const char *const *known, struct err *e)
 {
     const char *key;
@@ -143,15 +151,16 @@ static void put_parsed(struct admin_req *q, const char *name, json_t *root)
     c.env = env = words_of(json_object_get(config, "env"), WORDS_MAX, &bad);
     c.entrypoint = entrypoint = words_of(json_object_get(config, "entrypoint"), WORDS_MAX, &bad);
     c.cmd = cmd = words_of(json_object_get(config, "cmd"), WORDS_MAX, &bad);
-    c.workdir = json_string_value(json_object_get(config, "workdir"));
-    c.user = json_string_value(json_object_get(config, "user"));
+    c.workdir = word_of(json_object_get(config, "workdir"), &bad);
+    c.user = word_of(json_object_get(config, "user"), &bad);
+    bad |= config != NULL && !json_is_object(config) && !json_is_null(config);
     if (bad || layers == NULL) {
         (void)err_typed(&e, ERR_INVALID, NULL,
                         "an image is {\"layers\": [digest...], \"config\": {env, entrypoint, cmd: lists of strings; "
                         "workdir, user: strings}}");
         admin_fail(q, &e);
     } else {
-        q->op = engine_image_put(q->admin->en, name, layers, &c, image_done, q);
+        admin_wait(q, engine_image_put(q->admin->en, name, layers, &c, image_done, q));
     }
     free(layers);
     free(env);
@@ -192,7 +201,7 @@ void admin_image_remove(struct admin_req *q)
         admin_fail(q, &e);
         return;
     }
-    q->op = engine_image_remove(q->admin->en, name, image_done, q);
+    admin_wait(q, engine_image_remove(q->admin->en, name, image_done, q));
 }
 
 /* ---- layers --------------------------------------------------------------------------------------------------- */
@@ -326,5 +335,5 @@ void admin_layer_stream(struct admin_req *q)
         admin_fail(q, &e);
         return;
     }
-    q->op = engine_layer_import(q->admin->en, fds[0], layer_done, q);
+    admin_wait(q, engine_layer_import(q->admin->en, fds[0], layer_done, q));
 }
