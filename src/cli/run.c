@@ -1,7 +1,9 @@
 /* run, exec, logs: verbs over the CWSandbox v1 dialect, the same calls that its other clients make. */
 #include "cli/grpc.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +49,20 @@ static int add_env(struct lists *l, const char *text, struct err *e)
     s->key.len = eq != NULL ? (size_t)(eq - text) : strlen(text);
     s->value = bytes_of(value);
     l->env[l->env_count++] = s;
+    return 0;
+}
+
+/* A number from 1 on, and nothing else: "1h" is no 1. */
+static int parse_count(const char *option, const char *text, int *ret, struct err *e)
+{
+    char *end;
+    long n;
+
+    errno = 0;
+    n = strtol(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || n < 1 || n > INT_MAX)
+        return err_typed(e, ERR_INVALID, NULL, "%s needs a number from 1 on, not '%s'", option, text);
+    *ret = (int)n;
     return 0;
 }
 
@@ -162,7 +178,9 @@ static int pump_stdin(struct grpc *g, struct err *e)
 
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return 0;
-    if (n <= 0) {
+    if (n < 0) /* not an end: the command must not take what came so far for all of it */
+        return err_set(e, errno, "read standard input: %m");
+    if (n == 0) {
         (void)grpc_half_close(g, e);
         return 1;
     }
@@ -315,18 +333,20 @@ int verb_logs(const struct cli *c, int argc, char **argv)
 {
     Coreweave__Sandbox__V1__StreamLogsRequest req = COREWEAVE__SANDBOX__V1__STREAM_LOGS_REQUEST__INIT;
     struct err e;
-    int i = 1;
+    int i = 1, r = 0;
 
-    for (; i < argc && argv[i][0] == '-'; i++) {
+    for (; r == 0 && i < argc && argv[i][0] == '-'; i++) {
         if (strcmp(argv[i], "-f") == 0)
             req.follow = true;
         else if (strcmp(argv[i], "-t") == 0)
             req.timestamps = true;
         else if (strcmp(argv[i], "--tail") == 0 && i + 1 < argc)
-            req.tail_lines = atoi(argv[++i]);
+            r = parse_count("--tail", argv[++i], &req.tail_lines, &e);
         else
             return cli_usage(cli_verb("logs"));
     }
+    if (r < 0)
+        return cli_fail(&e);
     if (i + 1 != argc)
         return cli_usage(cli_verb("logs"));
     req.sandbox_id = bytes_of(argv[i]);
@@ -378,7 +398,7 @@ static int parse_run(struct run_options *o, struct lists *l, int argc, char **ar
         else if (strcmp(name, "-u") == 0)
             o->user = value;
         else if (strcmp(name, "--lifetime") == 0)
-            o->lifetime = atoi(value);
+            r = parse_count(name, value, &o->lifetime, e);
         else if (strcmp(name, "--network") == 0 && strcmp(value, "none") == 0)
             o->network = 0;
         else if (strcmp(name, "--network") == 0 && strcmp(value, "nat") == 0)
