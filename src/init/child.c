@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
+#include "base/slice.h"
 #include "init/caps.h"
 #include "init/kernel.h"
 
@@ -217,5 +218,6 @@ _Noreturn void child_run(const struct init *in, const struct spawn_plan *p, cons
 
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL); /* dispositions are the defaults already; both arguments are valid */
+    slice_ask(0);
     fail(status, exec_search(p), IN_ST_EXEC);
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/slice.h"
 
 enum {
     DEATHS_MAX = 3, /* after which it is not started again */
@@ -107,6 +108,7 @@ int maker_start(void (*prepare)(void), int (*make)(struct netns *n, struct err *
     if (pid == 0) {
         (void)prctl(PR_SET_NAME, "silica-nets"); /* a name for ps */
         /* Its waking must not push a creation off its processor. */
+        slice_ask(0);
         (void)sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
         close_others(pair[1], keep);
         prepare();

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "base/clock.h"
+#include "base/slice.h"
 
 enum {
     IMAGER_INPUT_FD = 3,
@@ -63,6 +64,7 @@ static int run_imager(void *arg, const char **ret_where)
     if (chdir("/") < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return -errno;
     (void)umask(0);
+    slice_ask(0);
     *ret_where = "exec silica-imager";
     (void)syscall(SYS_execveat, im->sp->program_imager, "", argv, env, AT_EMPTY_PATH);
     return -errno;
@@ -260,6 +262,7 @@ static int run_remover(void *arg, const char **ret_where)
 
     (void)ret_where;
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    slice_ask(0);
     (void)setpriority(PRIO_PROCESS, 0, 19);
     (void)syscall(SYS_ioprio_set, IO_WHO_PROCESS, 0, IO_CLASS_IDLE);
     while (one_pass(sp->layers_fd, &seq))

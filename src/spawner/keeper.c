@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/slice.h"
 
 enum {
     KEEPERS = 3,
@@ -176,6 +178,9 @@ int keeper_start(int (*make)(struct layer *l, uint64_t bytes, struct err *e), co
 
         if (pid == 0) {
             (void)prctl(PR_SET_NAME, "silica-keeper"); /* a name for ps */
+            /* Its waking must not push a creation off its processor. */
+            slice_ask(0);
+            (void)sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
             close_others(pair[1], keep, count);
             serve(pair[1], make);
             _exit(0);

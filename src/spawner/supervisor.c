@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #include "base/clock.h"
+#include "base/slice.h"
 
 static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 
@@ -415,6 +416,7 @@ int supervisor_run(const struct options *opt, char *const argv[])
     TAILQ_INIT(&sp->releasing);
     LIST_INIT(&sp->imagers);
 
+    slice_ask(SLICE_SHORT_NS); /* silicad and init inherit it */
     r = start(sp, &e);
     if (r < 0) {
         log_error(NULL, "%s", e.msg);
