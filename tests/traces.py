@@ -57,7 +57,8 @@ def _names():
 
 
 def _files():
-    return {f"file {p}" for base in ("/tmp", "/var/tmp", "/run", "/dev/shm") for p in pathlib.Path(base).glob("silica-*") if p.name != "silica-slots"}
+    locks = ("silica-slots", "silica-nat")  # of all daemons of the host; they stay
+    return {f"file {p}" for base in ("/tmp", "/var/tmp", "/run", "/dev/shm") for p in pathlib.Path(base).glob("silica-*") if p.name not in locks}
 
 
 def take():

@@ -272,8 +272,10 @@ class Box:
 
     def make_cgroups(self):
         box = os.path.join(self.cg, "box")
-        for d in (self.cg, box):
-            os.mkdir(d)
+        os.mkdir(self.cg)
+        if "pids" in read_file(os.path.join(self.cg, "cgroup.controllers")).split():
+            write_file(os.path.join(self.cg, "cgroup.subtree_control"), "+pids")
+        os.mkdir(box)
         for f in ("", "cgroup.procs", "cgroup.threads"):
             os.chown(os.path.join(box, f), UID_BASE, UID_BASE)
         if self.pids_max is not None:
