@@ -355,7 +355,9 @@ def test_a_sandbox_is_made_and_leaves_nothing(daemon):
     assert s.say("box-1", "ping") == "pong"
     ids = s.say("box-1", "ids")
     assert "uid=0 gid=0 pid=1 fds=7 " in ids
-    assert "0::/|" in ids and "memory:/|" in ids.replace("memory:/|", "memory:/|")
+    assert "0::/|" in ids
+    if os.path.isdir("/sys/fs/cgroup/memory"):  # a hierarchy of v1
+        assert "memory:/|" in ids
 
     # Its own counters: the namespace belongs to its own uid, not to root's.
     with open(f"/proc/{pid}/ns/user", "rb") as ns:
