@@ -34,8 +34,8 @@ struct file_op {
     uint8_t *data; /* to be written */
     size_t len, done;
     struct chunk *content;
-    int fd;
-    struct err err; /* code 0: fine */
+    int fd, verdict_fd; /* verdict_fd: where a pump says how it went, or -1 */
+    struct err err;     /* code 0: fine */
     file_cb cb;
     void *arg;
     struct work work;
@@ -135,6 +135,7 @@ static void finish(struct file_op *f)
         return;
     defer_stop(&f->later);
     fd_close(f->fd);
+    fd_close(f->verdict_fd);
     chunk_free(f->content);
     free(f->data);
     free(f->path);
@@ -300,6 +301,44 @@ static bool pump_out(struct file_op *f)
     return f->done < f->len;
 }
 
+static void on_verdict(struct io *io, uint32_t events)
+{
+    struct file_op *f = container_of(io, struct file_op, io);
+    int32_t code = 0;
+    ssize_t n = given_fd_read(f->verdict_fd, false, &code, sizeof code);
+
+    (void)events;
+    if (n == -EAGAIN)
+        return;
+    if (n == 0)
+        set_error(f, ETIMEDOUT); /* init ended the pump, or somebody inside did */
+    else if (n != (ssize_t)sizeof code || code > 0 || code < -4095)
+        set_error(f, EIO);
+    else if (code < 0)
+        set_error(f, code);
+    finish(f);
+}
+
+/* Everything is moved as far as the pipe goes, or the pipe is broken: the pump knows what became of it. */
+static void pump_over(struct file_op *f)
+{
+    int r;
+
+    if (f->verdict_fd < 0 || (f->err.code != 0 && !f->write)) {
+        finish(f);
+        return;
+    }
+    io_stop(&f->io);
+    fd_closep(&f->fd); /* its end of input */
+    r = given_fd_prepare(f->verdict_fd);
+    if (r == 0)
+        r = io_start(f->en->loop, &f->io, f->verdict_fd, EPOLLIN, on_verdict);
+    if (r < 0) {
+        set_error(f, r);
+        finish(f);
+    }
+}
+
 static void on_pump(struct io *io, uint32_t events)
 {
     struct file_op *f = container_of(io, struct file_op, io);
@@ -307,7 +346,7 @@ static void on_pump(struct io *io, uint32_t events)
     (void)events;
     for (unsigned i = 0; i < PUMP_TURN; i++) {
         if (!(f->write ? pump_out(f) : pump_in(f))) {
-            finish(f);
+            pump_over(f);
             return;
         }
         if (f->write || given_fd_pending(f->fd) == 0)
@@ -349,6 +388,8 @@ static void on_opened(void *arg, const struct err *e, struct wire_msg *m)
         return;
     }
     f->fd = take_fd(&m->fds[0]); /* checked by init-link.c */
+    if (m->nfds > 1)
+        f->verdict_fd = take_fd(&m->fds[1]);
     f->pumped = ((const struct in_opened *)m->body)->pumped != 0;
     if (f->pumped)
         start_pump(f);
@@ -401,7 +442,8 @@ static struct op *start(struct engine *en, const char *tenant, const char *box, 
 
     if (f == NULL)
         return NULL;
-    *f = (struct file_op){.en = en, .write = data != NULL, .max = max, .len = len, .fd = -1, .cb = cb, .arg = arg};
+    *f = (struct file_op){
+        .en = en, .write = data != NULL, .max = max, .len = len, .fd = -1, .verdict_fd = -1, .cb = cb, .arg = arg};
     r = check_path(path, &f->err);
     if (r == 0)
         r = box_find_running(en, tenant, box, &b, &f->err);

@@ -275,11 +275,12 @@ static bool opened_fits(const struct ask *a, const struct wire_msg *m)
     const struct in_opened *o = m->body;
     bool write = (a->detail & IN_O_WRITE) != 0;
 
-    if (m->nfds != 1 || o->pumped > 1)
+    if (m->nfds < 1 || o->pumped > 1)
         return false;
-    if (o->pumped)
-        return given_fd_is(m->fds[0], write ? GIVEN_PIPE_WRITE : GIVEN_PIPE_READ);
-    return given_fd_is(m->fds[0], write ? GIVEN_FILE_WRITE : GIVEN_FILE_READ);
+    if (o->pumped) /* an init of the release before sends no verdict */
+        return given_fd_is(m->fds[0], write ? GIVEN_PIPE_WRITE : GIVEN_PIPE_READ) &&
+               (m->nfds == 1 || (m->nfds == 2 && given_fd_is(m->fds[1], GIVEN_PIPE_READ)));
+    return m->nfds == 1 && given_fd_is(m->fds[0], write ? GIVEN_FILE_WRITE : GIVEN_FILE_READ);
 }
 
 /* NULL when M is a proper answer to A. */

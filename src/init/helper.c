@@ -22,12 +22,18 @@ static struct helper *helper_new(struct init *in, uint64_t token, uint32_t timeo
                        "too many files and ports of the sandbox are being opened (64)");
         return NULL;
     }
-    h->source.fd = h->fd = -1;
+    h->source.fd = -1;
     h->token = token;
     h->deadline = now_ms() + timeout_ms;
     list_append(&in->helpers, &h->all);
     in->helper_count++;
     return h;
+}
+
+static void close_fds(struct helper *h)
+{
+    while (h->nfds > 0)
+        fd_close(h->fds[--h->nfds]);
 }
 
 /* Frees H once it has answered and its child is reaped. */
@@ -37,7 +43,7 @@ static void helper_settle(struct init *in, struct helper *h)
         return;
     list_remove(&h->all);
     in->helper_count--;
-    fd_close(h->fd);
+    close_fds(h);
     bury(in, &h->source);
 }
 
@@ -107,9 +113,9 @@ static int send_answer(struct init *in, struct helper *h)
     if (h->code < 0)
         return control_send_failed(in, h->token, h->code, IN_ST_OPEN);
     if (h->is_connect)
-        r = control_send_fds(in, IN_CONNECTED, h->token, &connected, sizeof connected, &h->fd, 1);
+        r = control_send_fds(in, IN_CONNECTED, h->token, &connected, sizeof connected, h->fds, h->nfds);
     else
-        r = control_send_fds(in, IN_OPENED, h->token, &h->opened, sizeof h->opened, &h->fd, 1);
+        r = control_send_fds(in, IN_OPENED, h->token, &h->opened, sizeof h->opened, h->fds, h->nfds);
     if (r == -ETOOMANYREFS) { /* the sandbox's user has too many fds in flight */
         helper_kill(h);
         r = control_send_failed(in, h->token, -ETOOMANYREFS, IN_ST_LIMIT);
@@ -129,7 +135,7 @@ int helper_flush(struct init *in)
         if (r < 0)
             return r;
         h->answered = true;
-        fd_closep(&h->fd);
+        close_fds(h);
         helper_settle(in, h);
     }
     return 0;
@@ -144,7 +150,7 @@ static void open_ready(struct init *in, struct source *s, uint32_t events)
     struct open_result res;
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof(int[OPEN_FDS_MAX]))];
     } control;
     struct iovec iov = {&res, sizeof res};
     struct msghdr msg = {
@@ -158,9 +164,11 @@ static void open_ready(struct init *in, struct source *s, uint32_t events)
     unwatch(in, s);
     h->ready = true;
     c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
-    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(&h->fd, CMSG_DATA(c), sizeof h->fd);
-    if (n != (ssize_t)sizeof res || (res.code == 0 && h->fd < 0)) {
+    if (c != NULL && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        h->nfds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof h->fds[0]);
+        memcpy(h->fds, CMSG_DATA(c), h->nfds * sizeof h->fds[0]); /* as many as there was room for, at most */
+    }
+    if (n != (ssize_t)sizeof res || (res.code == 0 && h->nfds != (res.pumping == OPEN_NO_PUMP ? 1 : 2))) {
         h->code = -EIO;
         helper_kill(h);
         return;
@@ -248,8 +256,9 @@ static void connect_ready(struct init *in, struct source *s, uint32_t events)
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &h->code, &len) < 0)
         h->code = errno;
     if (h->code == 0) {
-        h->fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
-        h->code = h->fd < 0 ? errno : 0;
+        h->fds[0] = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
+        h->nfds = h->fds[0] < 0 ? 0 : 1;
+        h->code = h->nfds == 0 ? errno : 0;
     }
     h->code = -h->code;
     unwatch(in, s);

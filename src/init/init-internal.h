@@ -69,6 +69,7 @@ struct stray {
 };
 
 /* An open or connect under way, or a pump that still moves bytes. */
+enum { OPEN_FDS_MAX = 2 }; /* a file, or a pump's data and its verdict */
 struct helper {
     struct source source; /* the child's socket, or the socket being connected; first member */
     struct link all;
@@ -76,7 +77,8 @@ struct helper {
     int pid;                  /* of the child that is not yet reaped; 0 = none */
     bool is_connect, v6, ready, answered;
     uint32_t port;
-    int fd;   /* to hand over with the answer, or -1 */
+    int fds[OPEN_FDS_MAX]; /* to hand over with the answer */
+    unsigned nfds;
     int code; /* negative errno, 0 = fine */
     struct in_opened opened;
 };
@@ -197,7 +199,7 @@ enum open_pumping {
     OPEN_PUMP_TO_END,  /* ... as long as it takes */
 };
 struct open_result {
-    int32_t code; /* negative errno, or 0: an fd comes with it */
+    int32_t code; /* negative errno, or 0: one fd comes with it, or two when it is pumped */
     uint32_t pumping;
     struct in_opened opened;
 };

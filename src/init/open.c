@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -22,25 +23,25 @@ struct target {
     long fs;
 };
 
-static void report(int sock, const struct open_result *res, int fd)
+static void report(int sock, const struct open_result *res, const int *fds, unsigned nfds)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof(int[OPEN_FDS_MAX]))];
     } control = {0};
     struct iovec iov = {(void *)(uintptr_t)res, sizeof *res};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 
-    if (fd >= 0) {
+    if (nfds > 0) {
         struct cmsghdr *c;
 
         msg.msg_control = control.bytes;
-        msg.msg_controllen = sizeof control.bytes;
+        msg.msg_controllen = CMSG_SPACE(nfds * sizeof *fds);
         c = CMSG_FIRSTHDR(&msg);
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+        c->cmsg_len = CMSG_LEN(nfds * sizeof *fds);
+        memcpy(CMSG_DATA(c), fds, nfds * sizeof *fds);
     }
     if (sendmsg(sock, &msg, MSG_NOSIGNAL) < 0)
         _exit(1); /* init reports EIO when nothing came */
@@ -50,7 +51,7 @@ static _Noreturn void fail(int sock, int code)
 {
     struct open_result res = {.code = code};
 
-    report(sock, &res, -1);
+    report(sock, &res, NULL, 0);
     _exit(0);
 }
 
@@ -155,7 +156,7 @@ static bool is_kernels(const struct target *t)
            (t->fs == K_PROC_MAGIC || t->fs == K_SYSFS_MAGIC || t->fs == K_CGROUP_MAGIC || t->fs == K_CGROUP2_MAGIC);
 }
 
-static bool write_all(int fd, const char *buf, size_t len)
+static int write_all(int fd, const char *buf, size_t len)
 {
     while (len > 0) {
         ssize_t n = write(fd, buf, len);
@@ -163,41 +164,49 @@ static bool write_all(int fd, const char *buf, size_t len)
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return false;
+            return n < 0 ? -errno : -EIO;
         buf += n;
         len -= (size_t)n;
     }
-    return true;
+    return 0;
 }
 
 /* From the file to the pipe, until end of file or until the reader has gone (SIGPIPE, or POLLERR while the file is silent). */
-static void pump_out(int file, int pipe_end)
+static int pump_out(int file, int pipe_end)
 {
     static char buf[PUMP_BYTES];
 
     for (;;) {
         struct pollfd p[2] = {{.fd = file, .events = POLLIN}, {.fd = pipe_end}};
         ssize_t n;
+        int r;
 
         if (poll(p, 2, -1) < 0 || p[1].revents != 0)
-            return;
+            return -EPIPE;
         n = read(file, buf, sizeof buf);
         if (n < 0 && errno == EAGAIN)
             continue;
-        if (n <= 0 || !write_all(pipe_end, buf, (size_t)n))
-            return;
+        if (n <= 0)
+            return n < 0 ? -errno : 0;
+        r = write_all(pipe_end, buf, (size_t)n);
+        if (r < 0)
+            return r;
     }
 }
 
-static void pump_in(int pipe_end, int file)
+static int pump_in(int pipe_end, int file)
 {
     static char buf[PUMP_BYTES];
     ssize_t n;
 
+    (void)signal(SIGPIPE, SIG_IGN); /* a FIFO whose reader leaves: an error to tell */
     while ((n = read(pipe_end, buf, sizeof buf)) > 0) {
-        if (!write_all(file, buf, (size_t)n))
-            return;
+        int r = write_all(file, buf, (size_t)n);
+
+        if (r < 0)
+            return r;
     }
+    return n < 0 ? -errno : 0;
 }
 
 static void set_blocking(int fd)
@@ -211,27 +220,28 @@ static void set_blocking(int fd)
 static _Noreturn void run_pump(int root, const struct open_plan *p, struct target *t, struct open_result *res, int sock)
 {
     bool reads = (p->flags & IN_O_READ) != 0;
-    int pipe_ends[2], ours;
+    int pipe_ends[2], verdict[2], ours;
+    int32_t code;
 
-    if (pipe2(pipe_ends, O_CLOEXEC) < 0)
+    if (pipe2(pipe_ends, O_CLOEXEC) < 0 || pipe2(verdict, O_CLOEXEC | O_NONBLOCK) < 0)
         fail(sock, -errno);
     res->pumping = is_kernels(t) ? OPEN_PUMP_TO_END : OPEN_PUMP_BOUNDED;
     res->opened.pumped = 1;
     ours = pipe_ends[reads ? 1 : 0];
     (void)fcntl(pipe_ends[reads ? 0 : 1], F_SETFL, (reads ? O_RDONLY : O_WRONLY) | O_NONBLOCK); /* a fresh pipe */
-    report(sock, res, pipe_ends[reads ? 0 : 1]);
+    report(sock, res, (const int[]){pipe_ends[reads ? 0 : 1], verdict[0]}, 2);
     (void)close(pipe_ends[reads ? 0 : 1]); /* else its other end would never see end of file */
+    (void)close(verdict[0]);
     (void)close(sock);
-    if (reads) {
-        pump_out(t->fd, ours);
-        _exit(0);
-    }
-    if (t->fd < 0)
+    if (!reads && t->fd < 0)
         t->fd = open_path(root, p->path, O_WRONLY | O_NOCTTY, 0); /* waits for a reader, until init's deadline */
-    else
+    else if (!reads)
         set_blocking(t->fd);
-    if (t->fd >= 0)
-        pump_in(ours, t->fd);
+    if (t->fd < 0)
+        code = t->fd;
+    else
+        code = reads ? pump_out(t->fd, ours) : pump_in(ours, t->fd);
+    (void)!write(verdict[1], &code, sizeof code); /* an empty pipe: there is room */
     _exit(0);
 }
 
@@ -268,6 +278,6 @@ _Noreturn void open_run(const struct open_plan *p, int sock)
     if (!is_plain(&t))
         run_pump(root, p, &t, &res, sock);
     set_blocking(t.fd);
-    report(sock, &res, t.fd);
+    report(sock, &res, &t.fd, 1);
     _exit(0);
 }

@@ -171,8 +171,9 @@ enum in_open_flags {
  * taken relative to CWD. Done in a child of init with a deadline: a stuck file system answers ETIMEDOUT.
  * Answer IN_OPENED + [fd]. The fd is of a regular file, or a pipe pumped by a helper when `pumped` is 1 (a FIFO, a
  * device, a procfs file or one of a file system init does not know, which could block or have no size). The pipe is
- * non-blocking; for anything but files of the kernel's own file systems the helper ends at the deadline, so end of file
- * may then come early. Directories: IN_FAILED EISDIR. */
+ * non-blocking; for anything but files of the kernel's own file systems the helper ends at the deadline. A pump's answer has
+ * a second fd, a pipe that gives an int32_t once everything has been moved: 0, or the negative errno that stopped it. End of
+ * file without it: the pump was cut off, and what came is not the whole. Directories: IN_FAILED EISDIR. */
 struct in_open {
     uint32_t flags, mode;    /* mode for creation, 0 = 0644 */
     uint32_t uid, gid, ngroups;

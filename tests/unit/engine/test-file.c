@@ -260,6 +260,86 @@ static void a_pumped_file_is_read_to_its_end(void **state)
     assert_int_equal(s->content.len, 1000);
 }
 
+static int verdict_end = -1;
+
+/* As above, with a second pipe for how it went. */
+static bool pumped_with_verdict(struct fake *f, struct wire_msg *m)
+{
+    struct in_opened is = {.pumped = 1};
+    int data[2], verdict[2], mine;
+
+    if (m->head->type != IN_OPEN)
+        return false;
+    assert_int_equal(pipe2(data, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(verdict, O_CLOEXEC), 0);
+    mine = (((const struct in_open *)m->body)->flags & IN_O_WRITE) != 0 ? 1 : 0;
+    fake_send(f, IN_OPENED, m->head->token, &is, sizeof is, (const int[]){data[mine], verdict[0]}, 2);
+    (void)close(data[mine]);
+    (void)close(verdict[0]);
+    pump_write_end = data[1 - mine];
+    verdict_end = verdict[1];
+    return true;
+}
+
+static void tell_verdict(int32_t code)
+{
+    assert_int_equal(write(verdict_end, &code, sizeof code), sizeof code);
+    (void)close(take_fd(&verdict_end));
+}
+
+static void a_pump_that_is_cut_off_is_no_end_of_file(void **state)
+{
+    struct files *s = *state;
+
+    s->f.on_message = pumped_with_verdict;
+    assert_non_null(engine_file_read(&s->f.en, "local", "sb-test", "/fifo", 100000, on_done, s));
+    UNTIL(&s->f, pump_write_end >= 0);
+    assert_int_equal(write(pump_write_end, "half", 4), 4);
+    (void)close(take_fd(&pump_write_end));
+    (void)close(take_fd(&verdict_end));
+    UNTIL(&s->f, s->done == 1);
+    expect(s, ERR_DEADLINE, "FILE_IO_FAILED", "/fifo");
+}
+
+static void a_pump_that_fails_to_read_says_why(void **state)
+{
+    struct files *s = *state;
+
+    s->f.on_message = pumped_with_verdict;
+    assert_non_null(engine_file_read(&s->f.en, "local", "sb-test", "/proc/x", 100000, on_done, s));
+    UNTIL(&s->f, pump_write_end >= 0);
+    tell_verdict(-EACCES);
+    (void)close(take_fd(&pump_write_end));
+    UNTIL(&s->f, s->done == 1);
+    expect(s, ERR_PERMISSION, "FILE_PERMISSION_DENIED", "/proc/x");
+}
+
+static void a_pumped_write_is_done_when_the_pump_says_so(void **state)
+{
+    static const int32_t codes[] = {-EINVAL, 0};
+    struct files *s = *state;
+    char got[8];
+
+    for (unsigned i = 0; i < 2; i++) {
+        s->done = 0;
+        s->f.on_message = pumped_with_verdict;
+        assert_non_null(engine_file_write(&s->f.en, "local", "sb-test", "/proc/x", "abc", 3, on_done, s));
+        UNTIL(&s->f, pump_write_end >= 0);
+        for (unsigned k = 0; k < 20; k++)
+            fake_turn(&s->f);
+        assert_int_equal(s->done, 0);
+        assert_int_equal(read(pump_write_end, got, sizeof got), 3);
+        assert_int_equal(read(pump_write_end, got, sizeof got), 0);
+        tell_verdict(codes[i]);
+        (void)close(take_fd(&pump_write_end));
+        UNTIL(&s->f, s->done == 1);
+        if (codes[i] != 0)
+            expect(s, ERR_INTERNAL, "FILE_IO_FAILED", "/proc/x");
+        else
+            assert_int_equal(s->err.code, 0);
+    }
+}
+
 static void a_pumped_file_stops_at_the_limit(void **state)
 {
     struct files *s = *state;
@@ -413,6 +493,9 @@ int main(void)
         T(a_sparse_file_of_exbibytes_is_only_too_large),
         T(a_write_above_the_limit_is_refused_before_anything_is_opened),
         T(a_pumped_file_is_read_to_its_end),
+        T(a_pump_that_is_cut_off_is_no_end_of_file),
+        T(a_pump_that_fails_to_read_says_why),
+        T(a_pumped_write_is_done_when_the_pump_says_so),
         T(a_pumped_file_stops_at_the_limit),
         T(a_pumped_write_arrives_whole),
         T(a_directory_as_a_file_ends_the_sandbox),
