@@ -93,8 +93,10 @@ def test_500_cycles_leave_everything_where_it_was(client, daemon, host):
     pids = {"spawner": daemon.process.pid, "silicad": daemon.server_pid()}
     memory = {n: H.memory_kib(p) for n, p in pids.items()}
     namespaces = {k: H.namespaces(H.descendants(daemon.process.pid) + [daemon.process.pid], k) for k in ("mnt", "net", "user", "pid")}
+    pooled = H.pooled_fds(daemon.process.pid)
     cycle(500)
     host.assert_same(before)
+    assert abs(H.pooled_fds(daemon.process.pid) - pooled) < 100  # pools in flux; a leak would be 500 at least
     for kind, was in namespaces.items():
         assert H.namespaces(H.descendants(daemon.process.pid) + [daemon.process.pid], kind) == was
     grown = {n: H.memory_kib(p) - memory[n] for n, p in pids.items()}
