@@ -94,6 +94,8 @@ bool http_send(struct http_req *r, struct chunk *chunk);
 bool http_writable(const struct http_req *r);
 /* Bytes queued and not yet framed (HTTP/2) or written (HTTP/1.1); a connection frames at most 256 KiB ahead. */
 size_t http_backlog(const struct http_req *r);
+/* Bytes of all replies of this server that are not written yet. Looks at every request: for replies that are large. */
+size_t http_server_backlog(const struct http_req *r);
 /* Ends the reply, with trailers on HTTP/2 (refused on HTTP/1.1: COUNT must be 0). Without a preceding http_reply() on
  * HTTP/2, sends one HEADERS frame that carries FIELDS and END_STREAM ("trailers-only", :status 200). If the peer's side
  * is still open it is told to stop (RST_STREAM NO_ERROR on HTTP/2 after the reply; Connection: close on HTTP/1.1). R is

@@ -345,6 +345,20 @@ size_t http_backlog(const struct http_req *r)
     return r->conn->codec->backlog(r);
 }
 
+size_t http_server_backlog(const struct http_req *r)
+{
+    const struct conn *c;
+    const struct http_req *other;
+    size_t sum = 0;
+
+    TAILQ_FOREACH (c, &r->conn->server->conns, link) {
+        sum += c->out.bytes;
+        TAILQ_FOREACH (other, &c->reqs, link)
+            sum += other->out.bytes; /* HTTP/1.1 has nothing there */
+    }
+    return sum;
+}
+
 void http_end(struct http_req *r, const struct http_field *trailers, unsigned count)
 {
     struct conn *c = r->conn;

@@ -496,11 +496,25 @@ void rpc_finish(struct rpc_call *c, const struct err *e)
     leave(c);
 }
 
+int rpc_room(const struct rpc_call *c, size_t n, struct err *e)
+{
+    if (n <= RPC_OUT_LARGE || http_server_backlog(c->req) + n <= RPC_OUT_TOTAL_MAX)
+        return 0;
+    return err_typed(e, ERR_EXHAUSTED, NULL,
+                     "the server holds %d MiB of replies that clients do not read; try again later",
+                     RPC_OUT_TOTAL_MAX >> 20);
+}
+
 void rpc_reply(struct rpc_call *c, const ProtobufCMessage *msg)
 {
     struct err e;
-    int r = rpc_send(c, msg);
+    int r;
 
+    if (rpc_room(c, protobuf_c_message_get_packed_size(msg), &e) < 0) {
+        rpc_finish(c, &e);
+        return;
+    }
+    r = rpc_send(c, msg);
     if (r == 0) {
         rpc_finish(c, NULL);
         return;

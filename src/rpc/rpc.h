@@ -16,10 +16,12 @@
 #include "net/http.h"
 
 enum {
-    RPC_MSG_MAX = 100 << 20,    /* largest message, in and out */
-    RPC_MSG_SMALL = 4 << 20,    /* default limit of a method */
-    RPC_IN_TOTAL_MAX = 1 << 30, /* bytes of unfinished and undelivered request messages of all calls */
-    RPC_STATUS_MSG_MAX = 1024,  /* grpc-message bytes before percent-encoding: clients allow 8 KiB of trailers */
+    RPC_MSG_MAX = 100 << 20,     /* largest message, in and out */
+    RPC_MSG_SMALL = 4 << 20,     /* default limit of a method */
+    RPC_IN_TOTAL_MAX = 1 << 30,  /* bytes of unfinished and undelivered request messages of all calls */
+    RPC_OUT_LARGE = 64 << 10,    /* a whole reply above this is refused ... */
+    RPC_OUT_TOTAL_MAX = 1 << 29, /* ... when so many bytes of replies wait for slow peers */
+    RPC_STATUS_MSG_MAX = 1024,   /* grpc-message bytes before percent-encoding: clients allow 8 KiB of trailers */
 };
 
 enum rpc_flags {
@@ -72,6 +74,9 @@ int rpc_send(struct rpc_call *c, const ProtobufCMessage *msg);
  * takes CHUNK. For bulk output without a copy. */
 int rpc_send_chunk(struct rpc_call *c, const void *prefix, size_t prefix_len, struct chunk *chunk);
 bool rpc_writable(const struct rpc_call *c);
+/* 0, or E when the server holds too many unread replies for a whole one of N bytes. rpc_reply() asks by itself; what is sent
+ * piece by piece with rpc_writable() need not. */
+int rpc_room(const struct rpc_call *c, size_t n, struct err *e);
 /* Stops or resumes delivery of messages (client streams): back-pressure reaches the peer through its window. */
 void rpc_pause(struct rpc_call *c, bool pause);
 

@@ -24,6 +24,7 @@ enum {
     CW_PAGE_BYTES_MAX = 16 << 20,     /* a page of a list ends early above this */
     CW_EXEC_OUTPUT_DEFAULT = 8 << 20, /* unary Exec: kept bytes of each stream */
     CW_EXEC_OUTPUT_MAX = 32 << 20,
+    CW_EXEC_KEPT_MAX = 1 << 29, /* of all calls of Exec together, until they are answered */
     CW_TTY_SIZE_MAX = 65535,
 };
 
@@ -34,6 +35,7 @@ enum {
 
 struct cw_v1 {
     struct engine *engine;
+    size_t exec_kept; /* see CW_EXEC_KEPT_MAX */
     struct rpc_service service;
 };
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 struct run {
+    struct cw_v1 *cw;
     struct rpc_call *call;
     struct exec *exec;
     struct buf out[2];
@@ -16,6 +17,7 @@ struct run {
 
 static void run_free(struct run *run)
 {
+    run->cw->exec_kept -= run->out[0].len + run->out[1].len;
     buf_fini(&run->out[0]);
     buf_fini(&run->out[1]);
     free(run);
@@ -37,13 +39,22 @@ static bool on_output(struct exec *x, int stream, struct chunk *chunk, void *arg
     unsigned i = stream == 2;
     size_t room = run->cap - run->out[i].len, n = chunk->len < room ? chunk->len : room;
     struct err e = {0};
-    int r = buf_append(&run->out[i], chunk->data + chunk->off, n);
+    int r;
 
     (void)x;
+    if (run->cw->exec_kept + n > CW_EXEC_KEPT_MAX)
+        r = err_typed(
+            &e, ERR_EXHAUSTED, NULL,
+            "the server keeps %d MiB of output for commands that are not answered yet; use StreamExec, or try "
+            "again later",
+            CW_EXEC_KEPT_MAX >> 20);
+    else if ((r = buf_append(&run->out[i], chunk->data + chunk->off, n)) < 0)
+        (void)err_set(&e, r, "keep the command's output: %m");
+    else
+        run->cw->exec_kept += n;
     run->produced[i] += chunk->len;
     chunk_free(chunk);
     if (r < 0) {
-        (void)err_set(&e, r, "keep the command's output: %m");
         run_end(run, &e);
         return false;
     }
@@ -129,6 +140,7 @@ void cw_exec(struct rpc_call *c, const ProtobufCMessage *msg)
         rpc_finish(c, &e);
         return;
     }
+    run->cw = cw_of(c);
     run->call = c;
     rpc_set_arg(c, run);
     if (exec_read(run, (const CwExecRequest *)msg, &e) < 0)

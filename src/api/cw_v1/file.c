@@ -32,6 +32,11 @@ static void read_done(void *arg, const struct err *e, struct chunk *content)
         rpc_finish(c, e);
         return;
     }
+    if (content != NULL && rpc_room(c, content->len, &broken) < 0) {
+        chunk_free(content);
+        rpc_finish(c, &broken);
+        return;
+    }
     if (content == NULL || content->len == 0) {
         chunk_free(content);
         rpc_reply(c, &empty.base);

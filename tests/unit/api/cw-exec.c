@@ -452,6 +452,24 @@ static void a_run_whose_caller_left_is_killed(void **state)
     fake_call_free(c);
 }
 
+static void the_output_of_all_runs_has_a_limit(void **state)
+{
+    struct rpc_call *c = run(0);
+    struct cw_v1 *cw = rpc_service_data(c);
+
+    (void)state;
+    cw->exec_kept = CW_EXEC_KEPT_MAX - 6;
+    out(1, "abc");
+    out(2, "def");
+    assert_false(c->finished);
+    assert_false(fake.exec.ops->output(&fake.exec, 1, fake_chunk("g"), fake.exec.arg));
+    assert_true(fake.exec.abandoned);
+    assert_int_equal(c->err.kind, ERR_EXHAUSTED);
+    assert_int_equal(cw->exec_kept, CW_EXEC_KEPT_MAX - 6); /* given back */
+    cw->exec_kept = 0;
+    fake_call_free(c);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, fake_reset, fake_clear)
 int main(void)
 {
@@ -473,6 +491,7 @@ int main(void)
         T(a_run_is_refused_like_a_stream),
         T(a_run_answers_with_everything),
         T(a_run_whose_caller_left_is_killed),
+        T(the_output_of_all_runs_has_a_limit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -106,6 +106,21 @@ static void a_file_is_read_whole(void **state)
     }
 }
 
+static void a_file_is_refused_while_too_many_replies_wait(void **state)
+{
+    struct rpc_call *c = read_file("/big");
+    struct chunk *chunk = chunk_new(RPC_OUT_LARGE + 1);
+
+    (void)state;
+    memset(chunk->data + chunk->off, 'q', RPC_OUT_LARGE + 1);
+    chunk->len = RPC_OUT_LARGE + 1;
+    c->no_room = true;
+    fake.op.file(c, NULL, chunk);
+    assert_int_equal(c->err.kind, ERR_EXHAUSTED);
+    assert_int_equal(c->sent_count, 0);
+    fake_call_free(c);
+}
+
 static void a_file_is_written(void **state)
 {
     struct rpc_call *c = write_file(bytes("data"));
@@ -413,6 +428,7 @@ int main(void)
         T(content_above_the_limit_is_refused_so_that_clients_stream),
         T(file_errors_keep_their_reason),
         T(a_file_is_read_whole),
+        T(a_file_is_refused_while_too_many_replies_wait),
         T(a_file_is_written),
         T(a_wrong_request_for_logs_is_refused),
         T(a_session_cannot_be_resumed_and_the_stream_says_so),

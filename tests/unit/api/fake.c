@@ -161,6 +161,11 @@ int rpc_send_chunk(struct rpc_call *c, const void *prefix, size_t prefix_len, st
     return c->send_error;
 }
 
+int rpc_room(const struct rpc_call *c, size_t n, struct err *e)
+{
+    return c->no_room && n > RPC_OUT_LARGE ? err_typed(e, ERR_EXHAUSTED, NULL, "no room") : 0;
+}
+
 bool rpc_writable(const struct rpc_call *c)
 {
     return !c->stuck;

@@ -25,7 +25,7 @@ struct rpc_call {
     unsigned msg_count;
     CwBytes sent[FAKE_SENT_MAX];
     unsigned sent_count;
-    bool finished, stuck /* not writable */, paused;
+    bool finished, stuck /* not writable */, paused, no_room /* for a large reply */;
     struct err err; /* code 0 = OK */
     int send_error; /* what rpc_send and rpc_send_chunk return, when not 0 */
 };
