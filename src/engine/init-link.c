@@ -122,7 +122,8 @@ static int queue_message(struct init_link *l, uint16_t type, uint64_t token, con
     size_t size = sizeof(struct unsent) + body_len + tail_len;
     struct unsent *u;
 
-    if (l->unsent_count >= INIT_UNSENT_MAX || size > INIT_UNSENT_BYTES - l->unsent_bytes)
+    if (type != IN_KILL && (l->unsent_count >= INIT_UNSENT_MAX || l->unsent_bytes > INIT_UNSENT_BYTES ||
+                            size > INIT_UNSENT_BYTES - l->unsent_bytes))
         return -EAGAIN;
     u = calloc(1, sizeof *u + body_len);
     if (u == NULL)
@@ -203,7 +204,8 @@ int init_ask(struct init_link *l, uint16_t type, uint64_t token, const void *bod
     int r;
 
     assert(answer_of(type) >= 0);
-    if (l->ask_count >= INIT_ASKS_MAX)
+    /* A kill is never refused: there is one at most for each process, and whoever gives a process up does not ask again. */
+    if (l->ask_count >= INIT_ASKS_MAX && type != IN_KILL)
         return err_typed(e, ERR_EXHAUSTED, NULL, "sandbox %s has %u requests under way, which is the limit", l->box->id,
                          l->ask_count);
     if (token == 0)

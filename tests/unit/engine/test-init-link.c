@@ -441,6 +441,7 @@ static void questions_wait_for_room_and_arrive_in_order(void **state)
 static void questions_above_the_limit_are_refused(void **state)
 {
     struct seen *s = *state;
+    struct in_kill k = {.signal = 9, .tree = 1};
     struct in_user q = {0};
     struct err e = {0};
     int r = 0, n = 0;
@@ -454,6 +455,8 @@ static void questions_above_the_limit_are_refused(void **state)
     assert_true(n <= INIT_ASKS_MAX);
     assert_true(e.kind == ERR_EXHAUSTED || e.kind == ERR_UNAVAILABLE);
     assert_int_equal(s->f.lost, 0);
+    /* A process must be killed all the same: nobody asks for it twice. */
+    assert_int_equal(init_ask(s->f.box.init, IN_KILL, 1, &k, sizeof k, NULL, on_answer, s, &e), 0);
 }
 
 static void an_init_that_never_reads_is_lost(void **state)
