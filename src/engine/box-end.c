@@ -86,6 +86,10 @@ int box_set_reason(struct box *b, const char *reason)
 
     if (copy == NULL)
         return -ENOMEM;
+    for (char *p = copy; *p != '\0'; p++) {
+        if ((unsigned char)*p < ' ' || *p == 0x7f)
+            *p = '?'; /* it quotes names that images and callers chose, and is shown as one line */
+    }
     free(b->rec->reason);
     b->rec->reason = copy;
     return 0;
