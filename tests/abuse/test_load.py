@@ -22,8 +22,9 @@ def exec_times(client, box, seconds, pause=0.01):
     return times
 
 
-def p99(times):
-    return statistics.quantiles(times, n=100)[98]
+def assert_bounded(times, usual, worst):
+    """Half of them within USUAL seconds, every one within WORST. How long exactly is the bench's business, on a quiet machine."""
+    assert statistics.median(times) < usual and max(times) < worst, (statistics.median(times), sorted(times)[-5:])
 
 
 def processes_of(host, box):
@@ -40,7 +41,7 @@ def test_f1_fork_bombs(client, host, neighbour, box, bomb):
     s.ready()
     times = exec_times(client, neighbour, 3)
     assert len(processes_of(host, box)) <= 4096
-    assert p99(times) < 1.0, sorted(times)[-5:]
+    assert_bounded(times, 0.3, 5.0)
     assert client.get(box).state == pb.STATE_RUNNING
     # A file is read with no process to spare, or refused in words; the daemon does not hang on it.
     started = time.monotonic()
@@ -60,7 +61,7 @@ def test_f1_thread_bomb(client, neighbour, box):
     text = s.until(b"last: ").decode()
     n = int(re.search(r"threads: (\d+)", text).group(1))
     assert 1000 < n <= 4096
-    assert p99(exec_times(client, neighbour, 2)) < 1.0
+    assert_bounded(exec_times(client, neighbour, 2), 0.1, 2.0)
     s.cancel()
 
 
@@ -137,8 +138,7 @@ def test_f3_a_processor_hog_leaves_the_neighbour_its_share(client, box, neighbou
     for wish in ("nice -20", "fifo", "rr", "deadline", "ioprio rt"):
         assert re.search(rf"^{wish}: (EPERM|EACCES)$", text, re.M), text
     times = exec_times(client, neighbour, 5)
-    assert p99(times) < 0.5, sorted(times)[-5:]
-    assert statistics.median(times) < 0.1
+    assert_bounded(times, 0.1, 2.0)
     s.cancel()
 
 
@@ -169,7 +169,7 @@ def test_f4_an_fsync_storm_does_not_block_the_host(client, box, neighbour, daemo
     created, started = client.create(), time.monotonic()
     client.end(created)
     assert time.monotonic() - started < 5
-    assert p99(times) < 1.0, sorted(times)[-5:]
+    assert_bounded(times, 0.3, 3.0)
     for s in storms:
         s.result()
 
@@ -291,7 +291,7 @@ def test_f7_a_flood_of_orphans_is_buried(client, box, neighbour):
     s = client.stream(box, "/load", "orphans", "100000", half_close=True)
     s.ready()
     times = exec_times(client, box, 2)
-    assert p99(times) < 2.0
+    assert_bounded(times, 0.5, 5.0)
     assert "orphans: 100000" in s.result().text
     deadline = time.monotonic() + 10
     while "Z" in re.findall(r"^State:\s+(\w)", client.sh(box, "cat /proc/[0-9]*/status", check=None), re.M):

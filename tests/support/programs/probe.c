@@ -472,6 +472,7 @@ static int exe_race(int seconds)
                 continue;
             snprintf(path, sizeof path, "/proc/%.20s/exe", e->d_name);
             handle = open(path, O_PATH);
+            tried++;
             if (handle < 0)
                 continue;
             if (fstat(handle, &st) < 0 || (st.st_dev == mine.st_dev && st.st_ino == mine.st_ino) ||
