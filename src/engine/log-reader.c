@@ -122,7 +122,8 @@ static void on_partial(struct timer *t)
 /* At the end of what is there. */
 static void wait_for_more(struct log_reader *r)
 {
-    if (r->log != NULL && (r->log->end > r->fetch.seen_end || r->log->ended)) { /* it came while we read */
+    /* It came while we read: more, the end, or even the end of the log object. */
+    if (r->log == NULL || r->log->end > r->fetch.seen_end || r->log->ended) {
         go(r);
         return;
     }

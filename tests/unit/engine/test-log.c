@@ -419,6 +419,56 @@ static void a_follower_sees_lines_as_they_come_and_the_end(void **state)
     assert_string_equal(all(s, (struct log_spec){.tail_lines = 2}), "after\nlast");
 }
 
+/* Keeps a thread of the pool until the pipe is closed. */
+struct blocker {
+    struct work work;
+    int fd;
+    bool done;
+};
+
+static void block(struct work *w)
+{
+    char c;
+
+    (void)!read(container_of(w, struct blocker, work)->fd, &c, 1);
+}
+
+static void unblocked(struct work *w)
+{
+    container_of(w, struct blocker, work)->done = true;
+}
+
+static void a_follower_that_reads_while_the_sandbox_ends_and_goes_is_told(void **state)
+{
+    struct logs *s = *state;
+    struct blocker b[WORK_THREADS] = {0};
+    int p[2];
+
+    say(s, "all\n");
+    s->finished = 0;
+    box_log_finish(s->f.box.log, on_finished);
+    UNTIL(&s->f, s->finished == 1);
+    assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+    for (int i = 0; i < WORK_THREADS; i++) {
+        b[i].fd = p[0];
+        assert_int_equal(work_submit(s->f.en.loop, &b[i].work, block, unblocked), 0);
+    }
+    start(s, (struct log_spec){.follow = true});
+    TURNS(&s->f, 2); /* it asks for a chunk, which no thread can fetch yet */
+    box_log_ended(s->f.box.log);
+    box_log_free(s->f.box.log);
+    s->f.box.log = NULL;
+    TURNS(&s->f, 2);
+    assert_int_equal(s->ended, 0);
+    (void)close(p[1]);
+    UNTIL(&s->f, s->ended == 1);
+    assert_int_equal(s->err.code, 0);
+    assert_string_equal(got(s), "all\n");
+    for (int i = 0; i < WORK_THREADS; i++)
+        UNTIL(&s->f, b[i].done);
+    (void)close(p[0]);
+}
+
 static void a_follower_waits_a_moment_for_the_end_of_a_line(void **state)
 {
     struct logs *s = *state;
@@ -798,6 +848,7 @@ int main(void)
         T(a_reader_that_stops_gets_nothing_until_it_goes_on),
         T(a_finite_reader_of_a_busy_log_ends),
         T(a_follower_sees_lines_as_they_come_and_the_end),
+        T(a_follower_that_reads_while_the_sandbox_ends_and_goes_is_told),
         T(a_follower_waits_a_moment_for_the_end_of_a_line),
         T(half_a_character_is_not_given_to_a_follower),
         T(a_follower_with_a_time_in_the_future_gets_what_comes_then),
