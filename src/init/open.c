@@ -117,6 +117,14 @@ static int open_target(int root, const struct open_plan *p, struct target *t)
         if (r == 0)
             r = open_path(root, p->path, flags, mode);
     }
+    /* Debian's fs.protected_regular: in a sticky directory such as /tmp nobody, root included, may open somebody else's file
+     * with O_CREAT. What is there needs no creating. */
+    if (r == -EACCES && writes && (p->flags & IN_O_EXCL) == 0) {
+        int there = open_path(root, p->path, flags & ~(uint64_t)O_CREAT, 0);
+
+        if (there >= 0 || there == -ENXIO)
+            r = there;
+    }
     if (r == -ENXIO && writes)
         return open_unread_fifo(root, p->path, t);
     if (r < 0)

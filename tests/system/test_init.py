@@ -540,6 +540,13 @@ class Files(Case):
         self.sh("chmod 640 /etc/passwd; busybox chgrp 70 /etc/passwd")
         self.opened("/etc/passwd", uid=1000, gid=1000, groups=(70,))
 
+    def test_a_file_of_somebody_else_in_tmp_can_be_written(self):
+        # Not where O_CREAT is given too and fs.protected_regular is set, as Debian does.
+        self.sh("busybox mkdir /tmp/s; echo old >/tmp/s/f; busybox chown 1000:1000 /tmp/s/f; busybox chmod 1777 /tmp/s")
+        os.write(self.opened("/tmp/s/f", b.WRITE, 0o644).fds[0], b"new")
+        self.assertEqual(self.sh("busybox stat -c %u:%s /tmp/s/f"), "1000:3\n")
+        self.refused(self.p.open("/tmp/s/f", b.WRITE, uid=1001, gid=1001), 13)
+
     def test_paths_stay_inside_the_root(self):
         want = os.stat(os.path.join("/proc/%d/root" % self.box.pid, "etc/passwd")).st_ino
         for path in ("/etc/passwd", "//etc//passwd", "/../../etc/passwd", "../../../../etc/passwd", "/tmp/../etc/./passwd"):
