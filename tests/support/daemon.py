@@ -79,8 +79,11 @@ class Daemon:
         """The pid of the unprivileged daemon below the spawner."""
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in children:
-            if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "silicad":
-                return int(pid)
+            try:
+                if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "silicad":
+                    return int(pid)
+            except OSError:  # it has just ended
+                pass
         raise RuntimeError("the spawner has no silicad child")
 
     def stop(self, timeout=30):
