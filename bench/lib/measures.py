@@ -220,11 +220,14 @@ def many(b):
     seconds = time.monotonic() - t0
     time.sleep(3)
     empty, _ = used()
+    kernel = kernel_after - kernel_before
     up, down = (after - before) / count / 1024, (full - empty) / count / 1024
     return [
-        row(f"{count} idle sandboxes, host memory each", (up + down) / 2, "MiB", 1, note=f"filling {up:.2f}, emptying {down:.2f}"),
-        row("  of that: slab, page tables, stacks, per-cpu", (kernel_after - kernel_before) / count, "KiB"),
-        row("  of that: processes (proportional), daemons' growth", processes / count, "KiB",
+        # Two ways to count, each blurred by what else the machine does: the larger one is judged.
+        row(f"{count} idle sandboxes, host memory each", max((up + down) / 2, (kernel + processes) / count / 1024), "MiB", 1,
+            note=f"by MemAvailable: filling {up:.2f}, emptying {down:.2f}"),
+        row("  counted: slab, page tables, stacks, per-cpu", kernel / count, "KiB"),
+        row("  counted: processes (proportional), daemons' growth", processes / count, "KiB",
             note=f"spawner {grown[spawner] / count:.1f}, silicad {grown[server] / count:.1f}"),
         row(f"create beside {count} / beside none, p50", median(late) / median(first), "×", 1.5, loose=10,
             note=f"{median(late):.2f} / {median(first):.2f} ms"),

@@ -1,5 +1,6 @@
 """What else starts a program in a box: each runs the same static /bin/true on the same root file system, with no network."""
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -72,9 +73,32 @@ class Docker:
             self.process.wait()
 
 
+CGROUPS = ("docker", "libpod_parent", "machine.slice")  # what peers make beside their containers, and leave
+
+
+def cgroups():
+    tops = [pathlib.Path("/sys/fs/cgroup"), *(d for d in pathlib.Path("/sys/fs/cgroup").iterdir() if d.is_dir())]
+    return {top / name for top in tops for name in CGROUPS if (top / name).is_dir()}
+
+
+def clean(base, before):
+    """Removes what the peers leave behind: a mount of podman's on its own directory, and empty control groups."""
+    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
+        place = line.split()[1]
+        if place.startswith(f"{base}/"):
+            subprocess.run(["umount", "-l", place], check=False)
+    for top in cgroups() - before:
+        for d in sorted((pathlib.Path(p) for p, _, _ in os.walk(top)), reverse=True):
+            try:
+                d.rmdir()
+            except OSError:
+                pass  # in use: it is not ours
+
+
 def find(base, root, tar, short):
     """The peers that work here, and a function that ends what was started."""
     base.mkdir()
+    before = cgroups()
     peers, docker = [], Docker(base / "docker")
     bwrap = shutil.which("bwrap")
     if bwrap:
@@ -91,4 +115,9 @@ def find(base, root, tar, short):
         d = docker.start(tar)
         if d is not None:
             peers.append(d)
-    return peers, docker.stop
+
+    def stop():
+        docker.stop()
+        clean(base, before)
+
+    return peers, stop
