@@ -147,7 +147,7 @@ static int err_too_many(struct err *e, size_t count, const char *name, size_t na
 {
     char q[QUOTE_MAX];
 
-    return err_typed(e, ERR_EXHAUSTED, NULL,
+    return err_typed(e, ERR_INVALID, NULL,
                      "the environment has %zu variables, the limit is %d; the first one too many is '%s'", count,
                      ENV_COUNT_MAX, quote(q, name, name_len));
 }
@@ -156,7 +156,7 @@ static int err_too_large(struct err *e, size_t bytes, const char *name, size_t n
 {
     char q[QUOTE_MAX];
 
-    return err_typed(e, ERR_EXHAUSTED, NULL,
+    return err_typed(e, ERR_INVALID, NULL,
                      "the environment is %zu bytes in all, the limit is %d; the largest variable is '%s'", bytes,
                      ENV_TOTAL_MAX, quote(q, name, name_len));
 }
@@ -245,12 +245,11 @@ static int item_check(const struct env_item *it, struct err *e)
     if (value_len > 0 && memchr(it->value, '\0', value_len) != NULL)
         return err_typed(e, ERR_INVALID, NULL, "the value of environment variable '%s' contains a NUL byte", q);
     if (it->name_len > ENV_NAME_MAX)
-        return err_typed(e, ERR_EXHAUSTED, NULL, "the name of environment variable '%s' is %zu bytes, the limit is %d",
-                         q, it->name_len, ENV_NAME_MAX);
+        return err_typed(e, ERR_INVALID, NULL, "the name of environment variable '%s' is %zu bytes, the limit is %d", q,
+                         it->name_len, ENV_NAME_MAX);
     if (value_len > ENV_STRING_MAX || it->name_len + 1 + value_len > ENV_STRING_MAX)
-        return err_typed(e, ERR_EXHAUSTED, NULL,
-                         "environment variable '%s' is %zu bytes with its name, the limit is %d", q,
-                         it->name_len + 1 + value_len, ENV_STRING_MAX);
+        return err_typed(e, ERR_INVALID, NULL, "environment variable '%s' is %zu bytes with its name, the limit is %d",
+                         q, it->name_len + 1 + value_len, ENV_STRING_MAX);
     return 0;
 }
 
@@ -277,7 +276,7 @@ static int picks_from(const struct env_item *items, size_t count, struct pick **
     if (count == 0)
         return 0;
     if (count > ENV_COUNT_MAX)
-        return err_typed(e, ERR_EXHAUSTED, NULL,
+        return err_typed(e, ERR_INVALID, NULL,
                          "%zu environment variables were given, the limit is %d; the first one too many is '%s'", count,
                          ENV_COUNT_MAX, quote(q, items[ENV_COUNT_MAX].name, items[ENV_COUNT_MAX].name_len));
     picks = calloc(count, sizeof *picks);
@@ -440,7 +439,7 @@ int env_change(struct env_set *s, enum env_level level, const struct env_item *i
     next.merged = (struct merged){0};
     r = change_build(&c, &s->levels[level], picks, npicks, secret, e);
     if (r == 0 && c.next.count > ENV_COUNT_MAX)
-        r = err_typed(e, ERR_EXHAUSTED, NULL,
+        r = err_typed(e, ERR_INVALID, NULL,
                       "the %s level would have %zu environment variables, the limit is %d; the last one is '%s'",
                       env_level_name(level), c.next.count, ENV_COUNT_MAX,
                       quote(q, c.next.vars[c.next.count - 1]->text, c.next.vars[c.next.count - 1]->name_len));

@@ -22,7 +22,7 @@ int env_new(struct env_set **ret);
 int env_clone(const struct env_set *s, struct env_set **ret);
 void env_free(struct env_set *s); /* NULL is fine */
 
-/* Applies ITEMS in order to LEVEL (later ones win). All or nothing: on an error (ERR_INVALID or ERR_EXHAUSTED, naming the
+/* Applies ITEMS in order to LEVEL (later ones win). All or nothing: on an error (ERR_INVALID, naming the
  * variable) the set is unchanged. SECRET marks the values for explain. */
 int env_apply(struct env_set *s, enum env_level level, const struct env_item *items, size_t count, bool secret,
               struct err *e);
@@ -33,7 +33,7 @@ int env_apply_strings(struct env_set *s, enum env_level level, const char *const
 void env_clear(struct env_set *s, enum env_level level);
 
 /* The environment for one command: S plus ITEMS at command level. *RET is one allocation (free() it): a NULL-terminated
- * array of "NAME=value" sorted by name, followed by the strings. ERR_INVALID/ERR_EXHAUSTED name the variable. */
+ * array of "NAME=value" sorted by name, followed by the strings. ERR_INVALID names the variable. */
 int env_merge(const struct env_set *s, const struct env_item *items, size_t count, char ***ret, struct err *e);
 /* The value NAME would have, or NULL. */
 const char *env_lookup(const struct env_set *s, const char *name);

@@ -450,7 +450,7 @@ static bool receive(struct init_link *l)
     if (r == -EAGAIN || r == -EINTR)
         return false;
     if (r == 0) {
-        (void)err_typed(&e, ERR_UNAVAILABLE, NULL, "the init of sandbox %s has died", l->box->id);
+        (void)err_typed(&e, ERR_UNAVAILABLE, NULL, "its control socket was closed");
         lose(l, &e);
         return false;
     }

@@ -16,7 +16,7 @@ class Refused(Exception):
 
 def check_items(items):
     if len(items) > COUNT_MAX:
-        raise Refused("exhausted", items[COUNT_MAX][1])
+        raise Refused("invalid", items[COUNT_MAX][1])
     for op, name, value in items:
         if op == "skip":
             continue
@@ -25,7 +25,7 @@ def check_items(items):
         if not name or b"\0" in name or b"=" in name or b"\0" in value:
             raise Refused("invalid", name)
         if len(name) > NAME_MAX or len(name) + 1 + len(value) > STRING_MAX:
-            raise Refused("exhausted", name)
+            raise Refused("invalid", name)
 
 
 def put(level, items, secret):
@@ -54,9 +54,9 @@ def flatten(levels):
 
 def check_total(merged):
     if len(merged) > COUNT_MAX:
-        raise Refused("exhausted", merged[COUNT_MAX][0])
+        raise Refused("invalid", merged[COUNT_MAX][0])
     if sum(len(n) + len(v) + 2 for n, v in merged) > TOTAL_MAX:
-        raise Refused("exhausted", max(merged, key=lambda nv: len(nv[0]) + len(nv[1]))[0])
+        raise Refused("invalid", max(merged, key=lambda nv: len(nv[0]) + len(nv[1]))[0])
 
 
 class Model:
@@ -68,7 +68,7 @@ class Model:
         changed = list(self.levels)
         changed[level] = put(self.levels[level], items, secret)
         if len(changed[level]) > COUNT_MAX:
-            raise Refused("exhausted", max(changed[level]))
+            raise Refused("invalid", max(changed[level]))
         if any(op != "skip" for op, _, _ in items):
             check_total(flatten(changed))
         self.levels = changed

@@ -145,7 +145,7 @@ static void an_init_that_dies_is_reported_once(void **state)
     (void)close(s->f.fd);
     s->f.fd = -1;
     UNTIL(&s->f, s->f.lost == 1);
-    assert_string_equal(s->f.lost_err.msg, "the init of sandbox sb-test has died");
+    assert_string_equal(s->f.lost_err.msg, "its control socket was closed");
     TURNS(&s->f, 5);
     assert_int_equal(s->f.lost, 1);
 }
