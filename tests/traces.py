@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import subprocess
 import time
 
 
@@ -56,6 +57,11 @@ def _names():
         return set()
 
 
+def _tables():
+    p = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False)
+    return {f"firewall {line.strip()}" for line in p.stdout.splitlines() if "silica_" in line}
+
+
 def _files():
     locks = ("silica-slots", "silica-nat")  # of all daemons of the host; they stay
     return {f"file {p}" for base in ("/tmp", "/var/tmp", "/run", "/dev/shm") for p in pathlib.Path(base).glob("silica-*") if p.name not in locks}
@@ -63,7 +69,7 @@ def _files():
 
 def take():
     """A set of sentences, one for each thing of ours (or of any kind we make) that exists now."""
-    return _processes() | _mounts() | _cgroups() | _loops() | _links() | _names() | _files()
+    return _processes() | _mounts() | _cgroups() | _loops() | _links() | _names() | _tables() | _files()
 
 
 def left(before, patience=5.0):

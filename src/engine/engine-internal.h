@@ -40,18 +40,18 @@ struct engine {
     struct engine_config config;
     struct store *store;
     struct spawner_link *spawner;
-    struct box *boxes;      /* uthash by id: live and retained ones */
-    struct box *by_request; /* uthash by "tenant\0request_id" */
-    struct image *images;   /* uthash by name */
+    struct box *boxes;               /* uthash by id: live and retained ones */
+    struct box *by_request;          /* uthash by "tenant\0request_id" */
+    struct image *images;            /* uthash by name */
     struct image_state *image_state; /* of image*.c: layers, imports */
     uint64_t epoch;
     uint64_t started_ns;
     uint32_t features;
-    unsigned live;          /* boxes not ended */
+    unsigned live; /* boxes not ended */
     uint64_t memory_promised;
     uint64_t next_token;
     bool stopping;
-    struct timer reaper;    /* retention */
+    struct timer reaper; /* retention */
     void (*ready)(void *arg);
     void (*stop)(void *arg, bool keep);
     void *arg;
@@ -59,12 +59,12 @@ struct engine {
     struct box_list by_id;      /* every box, ascending id */
     struct box_list ended;      /* ended ones, oldest end first: what the reaper eats */
     struct waiter_list waiters; /* callbacks that belong to no box */
-    char *boot_id;           /* of the host now */
-    unsigned slot_count;     /* uid slots of the spawner */
-    uint64_t cpu_promised;   /* millis */
-    unsigned ended_count;    /* in `ended` */
-    unsigned adopting;       /* boxes whose init has not told its table yet, and records being asked about */
-    bool hello, served;      /* adoption has begun; ready() was called */
+    char *boot_id;              /* of the host now */
+    unsigned slot_count;        /* uid slots of the spawner */
+    uint64_t cpu_promised;      /* millis */
+    unsigned ended_count;       /* in `ended` */
+    unsigned adopting;          /* boxes whose init has not told its table yet, and records being asked about */
+    bool hello, served;         /* adoption has begun; ready() was called */
     struct timer adopt_wait;
     void (*shutdown_done)(void *arg);
     void *shutdown_arg;
@@ -87,36 +87,36 @@ struct box {
     struct env_set *env;    /* levels system, image, sandbox; see env.h */
     struct proc *main;
     struct box_log *log;
-    struct proc *procs;     /* uthash by token */
+    struct proc *procs; /* uthash by token */
     unsigned proc_count;
-    uint64_t next_token;    /* tokens of processes; persisted high-water through IN_TABLE on adoption */
+    uint64_t next_token; /* tokens of processes; persisted high-water through IN_TABLE on adoption */
     uint32_t uid, gid, ngroups, groups[IN_GROUPS_MAX]; /* of the image's USER, resolved by init at start */
     char *home;
-    bool stop_asked;        /* a stop is under way: its reason wins */
+    bool stop_asked; /* a stop is under way: its reason wins */
     char *stop_reason;
     struct timer grace, lifetime;
     struct waiter_list waiters; /* pending create/stop/remove callbacks */
     /* of box*.c */
     TAILQ_ENTRY(box) by_id, by_end;
-    char *request_key;      /* "tenant\0request_id" */
+    char *request_key; /* "tenant\0request_id" */
     size_t request_key_len;
     enum box_hold hold;
     enum box_end end;
-    bool usable;            /* uid and environment are known: things can run */
-    bool adopted;           /* of an earlier silicad; until its init has told its table */
-    bool counted;           /* in en->live and the promises */
-    bool main_over;         /* its exit is in rec */
-    bool unrecorded;        /* its first write failed: it must go without a trace */
-    bool forget_due;        /* the spawner waits for SP_FORGET */
-    bool loaded;            /* made by an earlier silicad */
-    bool deleting;          /* its record is on the way out */
-    bool removing;          /* its record is being deleted: nobody finds it any more */
+    bool usable;                       /* uid and environment are known: things can run */
+    bool adopted;                      /* of an earlier silicad; until its init has told its table */
+    bool counted;                      /* in en->live and the promises */
+    bool main_over;                    /* its exit is in rec */
+    bool unrecorded;                   /* its first write failed: it must go without a trace */
+    bool forget_due;                   /* the spawner waits for SP_FORGET */
+    bool loaded;                       /* made by an earlier silicad */
+    bool deleting;                     /* its record is on the way out */
+    bool removing;                     /* its record is being deleted: nobody finds it any more */
     uint64_t write_seq, committed_seq; /* writes of the record: made, committed */
-    uint64_t end_seq;       /* the write that makes the end known */
-    struct op *oom_op;      /* asking whether memory ran out */
-    char *failure;          /* why it is being killed, when that was not asked for */
+    uint64_t end_seq;                  /* the write that makes the end known */
+    struct op *oom_op;                 /* asking whether memory ran out */
+    char *failure;                     /* why it is being killed, when that was not asked for */
     /* of exec.c */
-    uint32_t oom_seen;      /* OOM kills that were told to somebody already */
+    uint32_t oom_seen; /* OOM kills that were told to somebody already */
 };
 
 /* ---- box.c ------------------------------------------------------------------------------------------------------ */
@@ -139,7 +139,8 @@ void box_created(struct box *b, const struct sp_created *c, int control_fd);
 void box_create_failed(struct box *b, const struct err *e);
 void box_gone(struct engine *en, const char *id, const struct sp_gone *g);
 void box_adopt(struct engine *en, const char *id, const struct sp_adopt *a, int control_fd);
-void boxes_adopt_done(struct engine *en); /* records that say "live" but were neither adopted nor gone: host restarted or lost */
+void boxes_adopt_done(
+    struct engine *en); /* records that say "live" but were neither adopted nor gone: host restarted or lost */
 
 /* ---- spawner-link.c --------------------------------------------------------------------------------------------- */
 int spawner_link_new(struct engine *en, int fd, struct spawner_link **ret, struct err *e);
@@ -150,11 +151,13 @@ int spawner_create(struct spawner_link *l, struct box *b, const char *const *lay
 int spawner_kill(struct spawner_link *l, const char *id, struct err *e);
 int spawner_forget(struct spawner_link *l, const char *id, struct err *e);
 /* CB gets the answer or an error; B may have ended meanwhile. */
-struct op *spawner_stat(struct spawner_link *l, const char *id, void (*cb)(void *arg, const struct err *e, const struct sp_stats *s), void *arg);
+struct op *spawner_stat(struct spawner_link *l, const char *id,
+                        void (*cb)(void *arg, const struct err *e, const struct sp_stats *s), void *arg);
 /* FD is taken. RESULT_FD of the answer is the callee's. */
 struct op *spawner_imager(struct spawner_link *l, const struct sp_imager *req, int fd,
                           void (*cb)(void *arg, const struct err *e, int result_fd), void *arg);
-struct op *spawner_layer_rm(struct spawner_link *l, const char *digest, void (*cb)(void *arg, const struct err *e), void *arg);
+struct op *spawner_layer_rm(struct spawner_link *l, const char *digest, void (*cb)(void *arg, const struct err *e),
+                            void *arg);
 
 /* ---- init-link.c ------------------------------------------------------------------------------------------------ */
 /* FD is taken. Sends IN_HELLO at once. READY when the table is complete: every IN_ENTRY was given to proc_adopt(). */
@@ -163,8 +166,8 @@ void init_link_free(struct init_link *l); /* pending callbacks get ERR_UNAVAILAB
 /* Asks; CB gets the answer message (fds to be taken from it) or an error (IN_FAILED arrives as M with its type: CB looks).
  * TOKEN 0: a fresh one is chosen. */
 typedef void (*init_cb)(void *arg, const struct err *e, struct wire_msg *m);
-int init_ask(struct init_link *l, uint16_t type, uint64_t token, const void *body, size_t body_len, const struct wire_tail *tail,
-             init_cb cb, void *arg, struct err *e);
+int init_ask(struct init_link *l, uint16_t type, uint64_t token, const void *body, size_t body_len,
+             const struct wire_tail *tail, init_cb cb, void *arg, struct err *e);
 /* No answer wanted (IN_ACK). */
 int init_tell(struct init_link *l, uint16_t type, uint64_t token, const void *body, size_t body_len);
 
@@ -181,8 +184,8 @@ struct proc_spec {
     const char *const *argv;
     const struct env_item *env; /* command level */
     size_t env_count;
-    const char *cwd;      /* NULL = the sandbox's */
-    const char *user;     /* NULL = the sandbox's */
+    const char *cwd;  /* NULL = the sandbox's */
+    const char *user; /* NULL = the sandbox's */
     bool tty, stdin_open, merge, cwd_create;
     uint16_t rows, cols;
 };
@@ -201,16 +204,17 @@ struct proc {
     void *owner;
     uint64_t start_ns;
     /* of proc.c */
-    char *argv0;            /* for messages */
-    struct proc_plan *plan; /* until it is sent */
-    bool running;           /* IN_SPAWNED has arrived */
-    bool gone;              /* its callbacks are over; freed with the last answer about it */
+    char *argv0;             /* for messages */
+    struct proc_plan *plan;  /* until it is sent */
+    bool running;            /* IN_SPAWNED has arrived */
+    bool gone;               /* its callbacks are over; freed with the last answer about it */
     bool killing, kill_tree; /* an IN_KILL is under way; the next one is for the tree */
-    uint64_t signals;       /* bit N - 1: signal N is to be sent when that can be done */
-    unsigned asks;          /* answers of init that will name it */
+    uint64_t signals;        /* bit N - 1: signal N is to be sent when that can be done */
+    unsigned asks;           /* answers of init that will name it */
 };
 /* Merges the environment, checks limits (ERR_INVALID naming the variable), sends IN_SPAWN. */
-int proc_spawn(struct box *b, const struct proc_spec *s, const struct proc_ops *ops, void *owner, struct proc **ret, struct err *e);
+int proc_spawn(struct box *b, const struct proc_spec *s, const struct proc_ops *ops, void *owner, struct proc **ret,
+               struct err *e);
 /* An entry of IN_TABLE after adoption; FDS as in proc_ops.started. Main goes to its log and becomes b->main (an ended one too:
  * its IN_EXITED follows), unknown kinds are killed. */
 void proc_adopt(struct box *b, uint64_t token, const struct in_entry *en, int *fds, unsigned nfds);

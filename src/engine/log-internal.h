@@ -106,7 +106,7 @@ struct box_log {
     struct log_batch batch;
     size_t limit;
     bool busy, enlarged, draining, finishing, finished, dead;
-    bool ended; /* everybody can see that the sandbox has ended: who follows is let go */
+    bool ended;      /* everybody can see that the sandbox has ended: who follows is let go */
     uint64_t end;    /* of the files; 0 before the first job */
     uint64_t rounds; /* jobs finished */
     uint64_t lost;

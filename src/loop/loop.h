@@ -84,5 +84,6 @@ struct sig {
     struct io io;
     void (*cb)(struct sig *s, int signo);
 };
-int sig_start(struct loop *loop, struct sig *s, const int *signos, unsigned count, void (*cb)(struct sig *s, int signo));
+int sig_start(struct loop *loop, struct sig *s, const int *signos, unsigned count,
+              void (*cb)(struct sig *s, int signo));
 void sig_stop(struct sig *s);

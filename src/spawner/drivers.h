@@ -22,17 +22,18 @@
  * /run/silica-slots, one byte a slot block) so that two daemons never share a range. The store range (layer files) is one
  * fixed range of its own, shared by all daemons. */
 enum { SLOT_UIDS = 65536, SLOT_BLOCK = 1024 };
-#define SLOT_BASE 1000000000u           /* first slot's first uid; the store range is [STORE_BASE, +65536) */
+#define SLOT_BASE 1000000000u /* first slot's first uid; the store range is [STORE_BASE, +65536) */
 #define STORE_BASE (SLOT_BASE - SLOT_UIDS)
 #define DAEMON_UID_DEFAULT (STORE_BASE - 1)
 struct slot {
-    int index;        /* -1 = none */
+    int index; /* -1 = none */
     uint32_t uid_base;
-    int layers_fd;    /* the layers directory, idmapped to this slot: detached mount (O_PATH), or -1 when only the path works */
-    char layers_path[192]; /* how to name it in a mount option when fds do not work (a path in the spawner's own mount ns) */
+    int layers_fd; /* the layers directory, idmapped to this slot: detached mount (O_PATH), or -1 when only the path works */
+    char layers_path
+        [192]; /* how to name it in a mount option when fds do not work (a path in the spawner's own mount ns) */
 };
 int slots_init(int layers_dirfd, const char *run_dir, uint32_t *ret_count, struct err *e);
-int slot_take(struct slot *ret, struct err *e);       /* -EAGAIN typed ERR_EXHAUSTED when all are in use */
+int slot_take(struct slot *ret, struct err *e); /* -EAGAIN typed ERR_EXHAUSTED when all are in use */
 /* After a restart of the spawner: slot INDEX is in use. */
 int slot_claim(int index, struct err *e);
 /* The idmapped mount may be dropped once the overlay holds what it needs; the slot stays taken. */
@@ -74,7 +75,8 @@ void layer_release(struct layer *l);
  * works on *L as if this process had taken it. */
 enum { LAYER_KEY_MAX = 64 };
 void layer_key(const struct layer *l, char out[LAYER_KEY_MAX]);
-int layer_claim(struct layer *l, enum sp_writable driver, const char *key, uint64_t bytes, uint32_t uid_base, struct err *e);
+int layer_claim(struct layer *l, enum sp_writable driver, const char *key, uint64_t bytes, uint32_t uid_base,
+                struct err *e);
 /* Bytes used and available in all; -ENOTSUP when the driver cannot tell (loop and tmpfs once they are settled: statfs of the
  * sandbox's root, /proc/<init>/root, tells the same then). */
 int layer_usage(const struct layer *l, uint64_t *ret_used, uint64_t *ret_max);
@@ -83,8 +85,8 @@ void layers_fini(void);
 enum { LAYER_DISK_DEFAULT_GIB = 10, LAYER_POOL = 16 };
 
 /* One overlay over LAYERS (digests, lowest first) with L on top; READONLY = no upper. *RET_MNT is a detached mount. */
-int overlay_make(const struct slot *s, const struct layer *l, const char *const *digests, unsigned count, bool readonly, int *ret_mnt,
-                 struct err *e);
+int overlay_make(const struct slot *s, const struct layer *l, const char *const *digests, unsigned count, bool readonly,
+                 int *ret_mnt, struct err *e);
 /* True when layers are given to overlay by fd (kernel 6.13); known after slots_init(). */
 bool overlay_by_fd(void);
 
@@ -94,8 +96,8 @@ bool overlay_by_fd(void);
  * the directory only), so that init can make one child per process; controllers are NOT delegated. v1 controllers, where
  * they are not on v2: <mount>/silica-<run tag>/<id>. */
 struct cg {
-    int v2_fd;      /* O_DIRECTORY of <id>; init inherits a copy */
-    int init_fd;    /* for CLONE_INTO_CGROUP of init: <id> itself, see cgroup.c; closed after the clone */
+    int v2_fd;   /* O_DIRECTORY of <id>; init inherits a copy */
+    int init_fd; /* for CLONE_INTO_CGROUP of init: <id> itself, see cgroup.c; closed after the clone */
     char id[SP_ID_MAX];
 };
 struct cg_limits {
@@ -129,8 +131,8 @@ void cgs_fini(void);
 /* ---- network namespaces (egress.c, egress-none.c, egress-nat.c) ---------------------------------------------------
  * Pooled: made before they are needed. sysctls inside: ip_unprivileged_port_start=0, ping_group_range open. */
 struct netns {
-    int fd;         /* nsfs fd; closed by the caller after the clone */
-    int sysfs_fd;   /* a detached, read-only sysfs mount of that namespace, or -1 */
+    int fd;       /* nsfs fd; closed by the caller after the clone */
+    int sysfs_fd; /* a detached, read-only sysfs mount of that namespace, or -1 */
     enum sp_egress driver;
     uint32_t lease; /* address lease of nat, 0 = none */
 };
@@ -156,19 +158,21 @@ void rootfs_fini(void);
 /* ---- inside the child (rootfs.c): runs between clone3 and exec of init, in the new namespaces, with full capabilities
  * there; async-signal-safe calls only, no allocation. Everything it needs was prepared by the parent. */
 struct rootfs_plan {
-    int root_mnt;      /* detached overlay */
-    int sysfs_fd;      /* or -1 */
-    int cgroup_fd;     /* v2 directory, becomes IN_CGROUP_FD */
-    int control_fd;    /* becomes IN_FD */
-    int seccomp_fd;    /* becomes IN_SECCOMP_FD */
-    int listen_fd;     /* becomes IN_LISTEN_FD: where init finds a new spawner when the old one has died */
-    int init_fd;       /* sealed memfd with silica-init; execveat */
-    int dev_fd;        /* from rootfs_prepare() */
-    int mount_point;   /* not used: an fd of the parent's mount namespace cannot be mounted on */
-    const char *mount_point_path; /* NULL = /sys of the host's tree, which every uid reaches (a 0700 run dir is out of reach of
+    int root_mnt;    /* detached overlay */
+    int sysfs_fd;    /* or -1 */
+    int cgroup_fd;   /* v2 directory, becomes IN_CGROUP_FD */
+    int control_fd;  /* becomes IN_FD */
+    int seccomp_fd;  /* becomes IN_SECCOMP_FD */
+    int listen_fd;   /* becomes IN_LISTEN_FD: where init finds a new spawner when the old one has died */
+    int init_fd;     /* sealed memfd with silica-init; execveat */
+    int dev_fd;      /* from rootfs_prepare() */
+    int mount_point; /* not used: an fd of the parent's mount namespace cannot be mounted on */
+    const char
+        *mount_point_path; /* NULL = /sys of the host's tree, which every uid reaches (a 0700 run dir is out of reach of
                                    * the child: its capabilities end at its own user namespace) */
     const char *hostname;
-    const char *resolv, *hosts; /* contents to write to /etc/resolv.conf and /etc/hosts inside (tmpfs files bound over) */
+    const char *resolv,
+        *hosts; /* contents to write to /etc/resolv.conf and /etc/hosts inside (tmpfs files bound over) */
     uint64_t shm_bytes;
     bool readonly_root;
 };

@@ -91,24 +91,10 @@ static int run_mkfs(int fd, uint64_t bytes, struct err *e)
     /* No journal and nothing lazily initialised: the layer is thrown away. Few, packed metadata blocks: they are all a
      * copy has to copy. -m 0: root is not special in a sandbox. */
     const char *const argv[] = {
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-b",
-        "4096",
-        "-m",
-        "0",
-        "-I",
-        "256",
-        "-N",
-        inodes,
-        "-O",
-        MKFS_FEATURES,
-        "-E",
-        "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0",
-        path,
-        blocks,
-        NULL};
+        "mkfs.ext4", "-q",   "-F",          "-b",  "4096",
+        "-m",        "0",    "-I",          "256", "-N",
+        inodes,      "-O",   MKFS_FEATURES, "-E",  "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0",
+        path,        blocks, NULL};
     const char *const env[] = {"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "MKE2FS_CONFIG=/dev/null", "LC_ALL=C", NULL};
     posix_spawn_file_actions_t fa;
     posix_spawnattr_t attr;

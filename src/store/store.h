@@ -60,7 +60,8 @@ int store_flush(struct store *s, store_done done, void *arg);
 /* Blocking, at start-up. EACH takes the record. */
 int store_load_boxes(struct store *s, void (*each)(void *arg, struct box_record *r), void *arg, struct err *e);
 int store_load_images(struct store *s, void (*each)(void *arg, struct image_record *r), void *arg, struct err *e);
-int store_load_layers(struct store *s, void (*each)(void *arg, const char *digest, uint64_t bytes), void *arg, struct err *e);
+int store_load_layers(struct store *s, void (*each)(void *arg, const char *digest, uint64_t bytes), void *arg,
+                      struct err *e);
 
 /* The record is copied before the call returns. DONE may be NULL. */
 int store_put_box(struct store *s, const struct box_record *r, store_done done, void *arg);

@@ -24,18 +24,19 @@
 #include "wire/wire.h"
 
 enum {
-    IN_FD = 3,          /* where init finds its socket */
-    IN_CGROUP_FD = 4,   /* O_DIRECTORY fd of the sandbox's cgroup v2 directory, owned by the sandbox's root */
-    IN_SECCOMP_FD = 5,  /* sealed memfd with the BPF program (array of struct sock_filter) */
-    IN_LISTEN_FD = 6,   /* listening SOCK_SEQPACKET socket. At end of file on IN_FD (spawner and silicad are gone) init accepts ONE
+    IN_FD = 3,         /* where init finds its socket */
+    IN_CGROUP_FD = 4,  /* O_DIRECTORY fd of the sandbox's cgroup v2 directory, owned by the sandbox's root */
+    IN_SECCOMP_FD = 5, /* sealed memfd with the BPF program (array of struct sock_filter) */
+    IN_LISTEN_FD =
+        6, /* listening SOCK_SEQPACKET socket. At end of file on IN_FD (spawner and silicad are gone) init accepts ONE
                          * new connection here, which takes the place of IN_FD (also when it comes before end of file on the old
                          * one: the newest wins) and starts with IN_HELLO. Only root of the host can reach its path. */
     IN_GROUPS_MAX = 64,
-    IN_ARG_MAX = 128 << 10,       /* one string, with NUL (MAX_ARG_STRLEN) */
-    IN_ARGS_TOTAL_MAX = 2 << 20,  /* argv + env with NULs */
+    IN_ARG_MAX = 128 << 10,      /* one string, with NUL (MAX_ARG_STRLEN) */
+    IN_ARGS_TOTAL_MAX = 2 << 20, /* argv + env with NULs */
     IN_ARGC_MAX = 65536,
     IN_PATH_MAX = 4096,
-    IN_PROCS_MAX = 4096,          /* spawned and not yet acknowledged */
+    IN_PROCS_MAX = 4096, /* spawned and not yet acknowledged */
 };
 
 enum in_type {
@@ -60,18 +61,18 @@ enum in_type {
 };
 
 enum in_kind {
-    IN_MAIN = 1,   /* its end is the sandbox's end; silicad decides that */
-    IN_EXEC,       /* foreground: killed as a tree when its silicad dies */
-    IN_SESSION,    /* a persistent shell */
+    IN_MAIN = 1, /* its end is the sandbox's end; silicad decides that */
+    IN_EXEC,     /* foreground: killed as a tree when its silicad dies */
+    IN_SESSION,  /* a persistent shell */
     IN_BACKGROUND,
-    IN_TERMINAL,   /* a pty that outlives its reader */
+    IN_TERMINAL, /* a pty that outlives its reader */
     IN_KIND_COUNT,
 };
 
 enum in_spawn_flags {
-    IN_S_STDIN = 1 << 0,      /* a pipe for stdin; else /dev/null */
-    IN_S_TTY = 1 << 1,        /* a pty: one fd for everything; excludes the others */
-    IN_S_MERGE = 1 << 2,      /* stdout and stderr are one pipe (the order of writes is kept) */
+    IN_S_STDIN = 1 << 0, /* a pipe for stdin; else /dev/null */
+    IN_S_TTY = 1 << 1,   /* a pty: one fd for everything; excludes the others */
+    IN_S_MERGE = 1 << 2, /* stdout and stderr are one pipe (the order of writes is kept) */
     IN_S_NO_NEW_PRIVS = 1 << 3,
 };
 
@@ -112,11 +113,11 @@ struct in_spawn {
     uint32_t kind, flags;
     uint32_t uid, gid, ngroups;
     uint32_t groups[IN_GROUPS_MAX];
-    uint16_t rows, cols;     /* TTY */
-    struct wire_str cwd;     /* must exist, except that a missing one is made when cwd_create is 1 */
+    uint16_t rows, cols; /* TTY */
+    struct wire_str cwd; /* must exist, except that a missing one is made when cwd_create is 1 */
     uint32_t cwd_create;
-    struct wire_vec argv;    /* at least one string */
-    struct wire_vec env;     /* complete; init adds nothing */
+    struct wire_vec argv; /* at least one string */
+    struct wire_vec env;  /* complete; init adds nothing */
 };
 struct in_spawned {
     int32_t pid; /* in the sandbox's pid namespace */
@@ -126,12 +127,12 @@ struct in_spawned {
 /* Where a request failed: `stage` decides what a dialect tells its user. */
 enum in_stage {
     IN_ST_OTHER,
-    IN_ST_FORK,   /* clone: EAGAIN = pids limit */
+    IN_ST_FORK, /* clone: EAGAIN = pids limit */
     IN_ST_CWD,
     IN_ST_USER,
-    IN_ST_EXEC,   /* ENOENT = 127, EACCES/ENOEXEC = 126 in a shell's words */
+    IN_ST_EXEC, /* ENOENT = 127, EACCES/ENOEXEC = 126 in a shell's words */
     IN_ST_OPEN,
-    IN_ST_LIMIT,  /* IN_PROCS_MAX, IN_ARG_MAX ... */
+    IN_ST_LIMIT, /* IN_PROCS_MAX, IN_ARG_MAX ... */
 };
 struct in_failed {
     int32_t code; /* negative errno */
@@ -144,7 +145,7 @@ enum in_cause { IN_C_UNKNOWN, IN_C_EXITED, IN_C_SIGNALED };
 struct in_exited {
     int32_t pid;
     uint32_t cause;
-    int32_t code;           /* exit code or signal number */
+    int32_t code; /* exit code or signal number */
     uint32_t core_dumped;
     uint64_t start_ns, end_ns; /* CLOCK_REALTIME */
     uint64_t utime_us, stime_us;
@@ -162,8 +163,8 @@ struct in_ack {
 
 enum in_open_flags {
     IN_O_READ = 1 << 0,
-    IN_O_WRITE = 1 << 1,    /* create or truncate */
-    IN_O_PARENTS = 1 << 2,  /* make missing parent directories (0755) */
+    IN_O_WRITE = 1 << 1,   /* create or truncate */
+    IN_O_PARENTS = 1 << 2, /* make missing parent directories (0755) */
     IN_O_APPEND = 1 << 3,
     IN_O_EXCL = 1 << 4,
 };
@@ -175,15 +176,15 @@ enum in_open_flags {
  * a second fd, a pipe that gives an int32_t once everything has been moved: 0, or the negative errno that stopped it. End of
  * file without it: the pump was cut off, and what came is not the whole. Directories: IN_FAILED EISDIR. */
 struct in_open {
-    uint32_t flags, mode;    /* mode for creation, 0 = 0644 */
+    uint32_t flags, mode; /* mode for creation, 0 = 0644 */
     uint32_t uid, gid, ngroups;
     uint32_t groups[IN_GROUPS_MAX];
-    uint32_t timeout_ms;     /* 0 = 10000 */
+    uint32_t timeout_ms; /* 0 = 10000 */
     struct wire_str path, cwd;
 };
 struct in_opened {
     uint64_t size;
-    uint32_t mode;   /* st_mode */
+    uint32_t mode; /* st_mode */
     uint32_t pumped;
     uint32_t uid, gid; /* inside the sandbox */
     uint64_t mtime_ns;

@@ -20,8 +20,8 @@
 #include "wire/wire.h"
 
 enum {
-    SP_FD = 3,            /* the fd silicad finds the spawner at */
-    SP_ID_MAX = 40,       /* with NUL; [a-z0-9-] only */
+    SP_FD = 3,      /* the fd silicad finds the spawner at */
+    SP_ID_MAX = 40, /* with NUL; [a-z0-9-] only */
     SP_LAYERS_MAX = 128,
     SP_DIGEST_LEN = 64,   /* lower-case hex of sha256 */
     SP_HOSTNAME_MAX = 64, /* with NUL */
@@ -35,8 +35,8 @@ enum sp_type {
     SP_CREATED,
     SP_FAILED,
     SP_STATS,
-    SP_DONE,        /* plain positive answer */
-    SP_IMAGER_UP,   /* the imager runs: + [result socket] */
+    SP_DONE,      /* plain positive answer */
+    SP_IMAGER_UP, /* the imager runs: + [result socket] */
 
     SP_READY = 64, /* silicad -> spawner */
     SP_CREATE,
@@ -68,8 +68,8 @@ enum sp_box_flags {
 };
 
 struct sp_hello {
-    uint64_t epoch;      /* grows by one for every silicad the spawner starts; never 0 */
-    uint32_t features;   /* enum sp_feature */
+    uint64_t epoch;    /* grows by one for every silicad the spawner starts; never 0 */
+    uint32_t features; /* enum sp_feature */
     uint32_t adopt_count;
     uint32_t slot_count; /* uid slots = most sandboxes at a time */
     uint32_t pad;
@@ -83,13 +83,13 @@ struct sp_create {
     uint64_t cpu_quota_us;  /* per cpu_period_us; 0 = unlimited */
     uint64_t cpu_period_us; /* 0 = 100000 */
     uint64_t pids_max;
-    uint64_t disk_bytes;    /* the writable layer; 0 = default */
-    uint64_t shm_bytes;     /* /dev/shm; 0 = 64 MiB */
-    uint32_t writable;      /* enum sp_writable */
-    uint32_t egress;        /* enum sp_egress */
-    uint32_t flags;         /* enum sp_box_flags */
-    uint32_t cpu_weight;    /* cgroup v2 scale 1..10000; 0 = 100 */
-    struct wire_str id;     /* SP_ID_MAX */
+    uint64_t disk_bytes; /* the writable layer; 0 = default */
+    uint64_t shm_bytes;  /* /dev/shm; 0 = 64 MiB */
+    uint32_t writable;   /* enum sp_writable */
+    uint32_t egress;     /* enum sp_egress */
+    uint32_t flags;      /* enum sp_box_flags */
+    uint32_t cpu_weight; /* cgroup v2 scale 1..10000; 0 = 100 */
+    struct wire_str id;  /* SP_ID_MAX */
     struct wire_str hostname;
     struct wire_vec layers; /* digests, lowest layer first, 1..SP_LAYERS_MAX */
     struct wire_vec dns;    /* nameserver addresses for resolv.conf; empty = the host's */
@@ -99,16 +99,16 @@ struct sp_create {
 
 /* + fds [control socket: SOCK_SEQPACKET to init, see in.h]. Phases in microseconds since the request was read. */
 struct sp_created {
-    int32_t pid;        /* of init, in the host's pid namespace */
+    int32_t pid; /* of init, in the host's pid namespace */
     uint32_t slot;
-    uint32_t uid_base;  /* host uid of the sandbox's root */
-    uint32_t writable;  /* driver used */
+    uint32_t uid_base; /* host uid of the sandbox's root */
+    uint32_t writable; /* driver used */
     uint32_t us_layer, us_clone, us_ready, us_total;
 };
 
 struct sp_failed {
-    int32_t code;       /* negative errno */
-    uint32_t kind;      /* enum err_kind */
+    int32_t code;  /* negative errno */
+    uint32_t kind; /* enum err_kind */
     struct wire_str msg;
 };
 
@@ -124,8 +124,8 @@ struct sp_adopt {
 
 /* Init is dead and nothing of the sandbox is left (processes, mounts, cgroups, namespace, layer). */
 struct sp_gone {
-    int32_t status;      /* wait(2) status of init; -1 unknown */
-    uint32_t oom_kills;  /* of the whole sandbox */
+    int32_t status;               /* wait(2) status of init; -1 unknown */
+    uint32_t oom_kills;           /* of the whole sandbox */
     uint64_t cpu_us, memory_peak; /* 0 = not known */
     struct wire_str id;
 };
@@ -163,7 +163,7 @@ enum sp_imager_op { SP_IM_LAYER = 1, /* one tar -> one layer */ SP_IM_COUNT };
 struct sp_imager {
     uint32_t op;
     uint32_t pad;
-    uint64_t max_bytes;   /* unpacked size limit */
+    uint64_t max_bytes; /* unpacked size limit */
     uint64_t max_entries;
 };
 /* Remove a layer directory that no live sandbox uses (SP_FAILED EBUSY otherwise). Answer SP_DONE. */

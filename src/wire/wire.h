@@ -20,9 +20,9 @@
 
 enum {
     WIRE_MAGIC = 0x51C1CA01,
-    WIRE_VERSION = 1,          /* a receiver serves this version and the one before */
+    WIRE_VERSION = 1, /* a receiver serves this version and the one before */
     WIRE_INLINE_MAX = 64 << 10,
-    WIRE_TAIL_MAX = 8 << 20,   /* an argv + env may be 2 MiB (limit of execve), plans are smaller */
+    WIRE_TAIL_MAX = 8 << 20, /* an argv + env may be 2 MiB (limit of execve), plans are smaller */
     WIRE_DATAGRAM_MAX = WIRE_INLINE_MAX + 4096,
     WIRE_FDS_MAX = 8,
 };
@@ -32,10 +32,10 @@ enum wire_flags { WIRE_F_MEMFD = 1 };
 struct wire_head {
     uint32_t magic;
     uint16_t version;
-    uint16_t type;   /* enum sp_type or enum in_type */
-    uint32_t size;   /* bytes of this datagram, head included */
-    uint32_t flags;  /* enum wire_flags */
-    uint64_t token;  /* chosen by the asker, repeated in the answer; 0 for events */
+    uint16_t type;  /* enum sp_type or enum in_type */
+    uint32_t size;  /* bytes of this datagram, head included */
+    uint32_t flags; /* enum wire_flags */
+    uint64_t token; /* chosen by the asker, repeated in the answer; 0 for events */
 };
 _Static_assert(sizeof(struct wire_head) == 24, "wire protocol: no padding");
 
