@@ -27,9 +27,9 @@
 #include "spawner/mnt.h"
 
 /* Little metadata, nothing that a throw-away layer would need to survive a crash. */
-#define MKFS_FEATURES \
-    "extent,flex_bg,uninit_bg,dir_index,dir_nlink,extra_isize,ext_attr,filetype,huge_file,sparse_super2," \
-    "^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file"
+static const char mkfs_features[] =
+    "extent,flex_bg,uninit_bg,dir_index,dir_nlink,extra_isize,ext_attr,filetype,huge_file,sparse_super2,"
+    "^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file";
 
 enum {
     TEMPLATES = 16,  /* sizes remembered; the one longest unused makes room */
@@ -93,7 +93,7 @@ static int run_mkfs(int fd, uint64_t bytes, struct err *e)
     const char *const argv[] = {
         "mkfs.ext4", "-q",   "-F",          "-b",  "4096",
         "-m",        "0",    "-I",          "256", "-N",
-        inodes,      "-O",   MKFS_FEATURES, "-E",  "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0",
+        inodes,      "-O",   mkfs_features, "-E",  "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0",
         path,        blocks, NULL};
     const char *const env[] = {"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "MKE2FS_CONFIG=/dev/null", "LC_ALL=C", NULL};
     posix_spawn_file_actions_t fa;
