@@ -72,6 +72,15 @@ static inline pid_t k_clone3(const struct k_clone_args *args)
     return (pid_t)syscall(SYS_clone3, args, sizeof *args);
 }
 
+/* Past the C library, which keeps three signals for its threads and refuses to touch them. An all-zero struct
+ * kernel_sigaction is SIG_DFL, no flags, an empty mask, whatever the order of its members. */
+static inline int k_signal_default(int signo)
+{
+    const unsigned long dfl[4] = {0};
+
+    return (int)syscall(SYS_rt_sigaction, signo, dfl, NULL, 8);
+}
+
 static inline int k_close_range(unsigned first, unsigned last)
 {
     return (int)syscall(SYS_close_range, first, last, 0);

@@ -33,7 +33,7 @@ static void own_signals(void)
     /* What the spawner ignored would be ignored by every process of the sandbox too. As PID 1, init does not need handlers:
      * the kernel drops what has none, whoever inside sends it. */
     for (int s = 1; s < NSIG; s++)
-        (void)signal(s, SIG_DFL); /* fails for SIGKILL, SIGSTOP and libc's own */
+        (void)k_signal_default(s); /* fails for SIGKILL and SIGSTOP */
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     if (sigprocmask(SIG_SETMASK, &chld, NULL) < 0)
