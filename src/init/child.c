@@ -65,15 +65,16 @@ static int close_inherited(int status)
     return k_close_range(STATUS_FD + 1, ~0u) < 0 ? -errno : 0;
 }
 
-static void raise_oom_score(const struct init *in)
+/* Init last, the main process before it, commands first: memory that belongs to descriptors (pipes, memfds, sockets) counts
+ * for no process, and a main process that is killed for it takes the sandbox along. */
+static void raise_oom_score(const struct init *in, uint32_t kind)
 {
     int fd = openat(in->proc_fd, "self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    static const char score[] = {'0' + CHILD_OOM_SCORE / 100, '0' + CHILD_OOM_SCORE / 10 % 10,
-                                 '0' + CHILD_OOM_SCORE % 10};
+    const char *score = kind == IN_MAIN ? OOM_SCORE_MAIN : OOM_SCORE_COMMAND;
 
     if (fd < 0)
         return; /* a sandbox without /proc: the kernel then weighs init like the rest, by size, and init is small */
-    (void)!write(fd, score, sizeof score);
+    (void)!write(fd, score, strlen(score));
     (void)close(fd);
 }
 
@@ -196,7 +197,7 @@ _Noreturn void child_run(const struct init *in, const struct spawn_plan *p, cons
 
     r = take_stdio(io, p->who.uid);
     if (r == 0) {
-        raise_oom_score(in);
+        raise_oom_score(in, p->kind);
         r = close_inherited(status);
         if (r == 0)
             status = STATUS_FD;

@@ -23,16 +23,19 @@ struct source {
     struct source *next_grave;
 };
 
+/* oom_score_adj of what init starts; its own stays 0. */
+#define OOM_SCORE_MAIN "100"
+#define OOM_SCORE_COMMAND "200"
+
 enum {
     HELPERS_MAX = 64,         /* opens, pumps and connects at a time */
     SPAWN_TIMEOUT_MS = 10000, /* from clone to exec */
     REAP_PER_TURN = 512,      /* children reaped before the control socket is looked at again */
     REQUESTS_PER_TURN = 16,   /* requests read before everything else gets its turn */
     TABLE_BUCKETS = 512,
-    STRAY_RETRIES = 4,     /* old cgroups looked at again whenever a process ends */
-    CHILD_OOM_SCORE = 100, /* the sandbox's processes die before its init */
-    NAME_MAX_BYTES = 255,  /* of one file name */
-    EXIT_SETUP = 70,       /* init's own exit codes: something it was given is missing or refused */
+    STRAY_RETRIES = 4,    /* old cgroups looked at again whenever a process ends */
+    NAME_MAX_BYTES = 255, /* of one file name */
+    EXIT_SETUP = 70,      /* init's own exit codes: something it was given is missing or refused */
 };
 
 /* What is still to be told to silicad about a process; sent in this order. */

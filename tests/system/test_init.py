@@ -227,8 +227,8 @@ class Confinement(Case):
         self.assertIn(self.sh("grep State /proc/1/status").split()[1], "RS")
 
     def test_processes_die_before_init_when_memory_is_short(self):
-        self.assertEqual(self.sh("cat /proc/self/oom_score_adj"), "100\n")
-        self.assertEqual(self.sh("cat /proc/self/oom_score_adj", uid=1000), "100\n")
+        self.assertEqual(self.sh("cat /proc/self/oom_score_adj"), "200\n")
+        self.assertEqual(self.sh("cat /proc/self/oom_score_adj", uid=1000), "200\n")
         self.assertEqual(self.sh("cat /proc/1/oom_score_adj"), "0\n")
 
     def test_session_and_signal_state_are_clean(self):
