@@ -407,7 +407,10 @@ class Box:
         n = 0
         for d, _, files in os.walk(self.box):
             if "cgroup.procs" in files:
-                n += len(read_file(os.path.join(d, "cgroup.procs")).split())
+                try:
+                    n += len(read_file(os.path.join(d, "cgroup.procs")).split())
+                except OSError:
+                    pass  # removed while we looked
         return n
 
     def close(self):

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SILICA_BUILD", ROOT / "build")).resolve()
 HERE = ROOT / "tests/system/spawner"
 MUST = os.environ.get("TESTS_MUST_RUN") == "1"
+PATIENCE = float(os.environ.get("SILICA_PATIENCE", "1"))  # more on machines that are emulated
 STORE_BASE = 1000000000 - 65536
 DAEMON_UID = STORE_BASE - 1
 DIGEST = "a" * 64
@@ -44,7 +45,7 @@ if missing() and not MUST:
 
 
 def wait_for(what, seconds=8.0):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end:
         value = what()
         if value:
