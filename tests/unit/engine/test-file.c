@@ -174,12 +174,12 @@ static void a_relative_path_begins_at_the_working_directory(void **state)
     struct files *s = *state;
     char path[128];
 
-    (void)snprintf(path, sizeof path, "%s/work", s->f.dir);
+    (void)snprintf(path, sizeof path, "%s/srv", s->f.dir);
     assert_int_equal(mkdir(path, 0700), 0);
-    s->f.rec.cwd = (char *)"/work";
+    s->f.rec.cwd = (char *)"/srv";
     write_file(s, "f", "x", 1);
     assert_int_equal(s->err.code, 0);
-    read_file(s, "/work/f", 10);
+    read_file(s, "/srv/f", 10);
     assert_int_equal(s->content.len, 1);
     s->f.rec.cwd = (char *)"/";
 }
